@@ -1,0 +1,106 @@
+"""The engine: moves a table of orders over a chunk of ticks.
+
+Orders do not know one another, so they are taken one after another, each over all ticks of the chunk. A chunk may be a year of
+trades or one live tick: cutting the tape anywhere changes nothing, because all that an order remembers is in its rows.
+"""
+
+from __future__ import annotations
+
+from .jit import entry_point, kernel, rare
+from .kernel import LEG_PENDING, S_CLOSED, command, effective_stop, first_level, held, match, start, step, watch_price
+from .rows import BAR, CONTINUOUS, NONE
+
+
+@entry_point
+def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, out, ticks, first, last):
+    """Move orders `first`..`last` over a chunk of ticks; returns the order that ran out of room for events, or `last`.
+
+    `ticks` is (base, ts, price, buy, sell, size, flags): `base` the index of the chunk's first tick in its tape, then one
+    array each, `size` and `flags` possibly empty. `commands[row.command : ends[i]]` are the actions on order i, in time order. Each
+    row's `cursor` is the next tick it has to see. Events go to `out`, from `now[0].n` on; when there may not be room for one more tick the call
+    returns, and goes on where it was when called again.
+    """
+    base, ts, price, buy, sell, size, flags = ticks
+    moment = now[0]
+    fill = fills[0]
+    for i in range(first, last):
+        row = rows[i]
+        moment.order = i
+        while row.status < S_CLOSED and row.cursor < base + len(ts):
+            t = row.cursor - base
+            due = row.command
+            while due < ends[i] and commands[due].ts <= ts[t]:
+                due += 1
+            if moment.n + (4 * (row.end - row.leg) + 16) * (1 + due - row.command) > len(out):
+                return i
+            flag = flags[t] if len(flags) > 0 else 0
+            moment.tick = row.cursor
+            moment.x = row.side * price[t]
+            moment.last = row.side * price[t - 1] if t > 0 else (moment.x if row.seen == NONE else row.seen)
+            moment.before = moment.last
+            moment.met = moment.x
+            moment.continuous = 1 if flag & CONTINUOUS and t + base > 0 else 0
+            moment.entry_base = row.side * (buy[t] if row.side > 0 else sell[t])
+            moment.exit_base = row.side * (sell[t] if row.side > 0 else buy[t])
+            moment.volume = size[t] if len(size) > 0 else -1
+            tick(rows, i, legs, commands, due, edits, edit_legs, backup, fill, moment, out, ts, t)
+            if flag & BAR and row.status < S_CLOSED:
+                watch_bar(row, legs, price, t, row.cursor)
+            row.cursor += 1
+            row.seen = moment.x
+    return last
+
+
+@kernel
+def tick(rows, i, legs, commands, due, edits, edit_legs, backup, fill, moment, out, ts, t):
+    """One order, one tick: commands, venue, and if the tick is looked at, the rules."""
+    row = rows[i]
+    moment.ts = ts[t]
+    moment.matching = 0
+    moment.instant = 0
+    if not row.started:
+        start(row, legs, fill, moment, out)
+    while row.command < due and row.status < S_CLOSED:
+        moment.ts = commands[row.command].ts
+        moment.met = NONE
+        command(rows, i, legs, edits, edit_legs, backup, fill, moment, out, commands[row.command])
+        row.command += 1
+    if row.status >= S_CLOSED:
+        return
+    moment.ts = ts[t]
+    moment.met = moment.x
+    moment.matching = 1
+    moment.instant = 1 if fill.latency == 0 else 0
+    match(row, legs, fill, moment, out)
+    if row.status < S_CLOSED:
+        looked = True
+        if fill.poll > 0:
+            moment.ts = (ts[t] // fill.poll + 1) * fill.poll
+            looked = t + 1 == len(ts) or ts[t + 1] >= moment.ts
+        if looked:
+            moment.matching = 0
+            step(row, legs, fill, moment, out)
+    if held(row) > 0 and row.status < S_CLOSED:
+        watch_price(row, moment.x)
+
+
+@rare
+def watch_bar(row, legs, price, t, index):
+    """Count bars whose range holds both the stop and the next level: what came first, the bar does not say."""
+    bar = index // 4
+    if row.last_bar == bar or row.closing or held(row) == 0:
+        return
+    begin = t - index % 4
+    low = min(row.side * price[begin], row.side * price[begin + 3])
+    high = max(row.side * price[begin], row.side * price[begin + 3])
+    for k in (1, 2):
+        low = min(low, row.side * price[begin + k])
+        high = max(high, row.side * price[begin + k])
+    if low > effective_stop(row):
+        return
+    for j in range(first_level(row), first_level(row) + row.levels):
+        if legs[j].status == LEG_PENDING:
+            if legs[j].x <= high:
+                row.bars += 1
+                row.last_bar = bar
+            return

@@ -1,0 +1,1 @@
+"""Where ticks come from: files, frames and queries of the past (`history`), and live exchanges."""

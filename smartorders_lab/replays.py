@@ -1,0 +1,402 @@
+"""replay(): smart orders over historical ticks, through the same engine that trades them.
+
+`poll_interval`, `fills`, the bar path, the outlier guard and everything else that shaped a run is recorded with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from .actions import Action
+from .errors import ActionError, DataError, LimitError, Problem, SpecError, short
+from .fields import fraction, plain
+from .fills import FillModel
+from .instrument import Instrument
+from .lower import Table, check, lower_fills, rate_units, suit
+from .rows import EVENT, NOW, ORDER, SCALE, table
+from .run import Run, frames
+from .spec import SmartOrder
+from .ticks import PATHS, Ticks, TickView
+from .times import duration_ns, duration_text, instant_ns, instant_text
+
+if TYPE_CHECKING:
+    from .store import Store
+
+MAX_ORDERS = 2_000_000
+"""Most orders of one replay; a sweep takes more, in chunks."""
+OUTLIER_AGREE = 3
+"""How many consecutive prints must agree with one another before a price beyond the outlier distance is believed."""
+_BLOCK = 256
+"""Orders per engine call: small enough for a progress bar and for Ctrl-C."""
+
+
+def replay(
+    orders: SmartOrder | Sequence[SmartOrder],
+    ticks: Ticks,
+    starts: Any = None,
+    fills: FillModel | None = None,
+    actions: Iterable[Action] = (),
+    poll_interval: Any = None,
+    store: Store | str | None = None,
+    progress: bool | Callable[[int, int], None] | None = None,
+    outlier: Any = None,
+    bounds: bool = False,
+    name: str = "",
+) -> Run:
+    """Replay smart orders over ticks.
+
+    Parameters
+    ----------
+    orders : one SmartOrder or many.
+    ticks : a `Ticks`.
+    starts : when each order is created: a tick index (int below `len(ticks)`), a time (ns, aware datetime, ISO text), one for all or
+        one each; None: the first tick.
+    fills : fees, slippage, latency; none of them by default.
+    actions : `open_now()`, `edit()`, `add_funds()` … at given times; `order` is the index in `orders`.
+    poll_interval : look only at the last price of each interval (`"500ms"`); None or 0: at every tick.
+    store : a `Store` or the path of a DuckDB file; the run is stored whole or not at all.
+    progress : True for a bar, or a callable (done, total); None: a bar in a terminal when it takes long.
+    outlier : a distance (`"2%"`) beyond which a print is held back until later prints agree with it; None: believe everything.
+    bounds : also replay bars along the opposite path and give the profit as an interval (`pnl_low`, `pnl_high`).
+    name : free text that the run is stored under.
+
+    Returns
+    -------
+    Run, with the frames `orders`, `levels`, `events` and `fills`.
+
+    Raises
+    ------
+    SpecError if an order does not fit the instrument, DataError for ticks or starts, ActionError for actions, LimitError beyond a named limit.
+    """
+    many = [orders] if isinstance(orders, SmartOrder) else list(orders)
+    fills = fills or FillModel()
+    acts = list(actions)
+    poll = _poll(poll_interval)
+    _check_orders(many, ticks)
+    if bounds and ticks.bars is None:
+        raise DataError("bounds = True: these ticks are not bars, there is only one path; leave bounds out")
+
+    guard = None if outlier is None else _guarded(ticks, outlier)
+    created, cursors = _starts(starts, len(many), ticks)
+    scripts = _scripts(many, acts, created)
+    instrument = suit(ticks.instrument, many, acts, _top(ticks))
+    book = Table(many, instrument, scripts, fills)
+    book.orders.created, book.orders.cursor = created, cursors
+    model = lower_fills(fills, instrument, poll)
+
+    started = datetime.now(UTC)
+    events = _advance(many, ticks, book, model, fills, guard, progress)
+    run = Run(
+        **frames(many, book, instrument, fills, events, created, guard[1] if guard else None),
+        specs=many,
+        meta={
+            "name": name,
+            "symbol": ticks.symbol,
+            "source": ticks.source,
+            "data_hash": ticks.data_hash,
+            "ticks": len(ticks),
+            "path": ticks.path if ticks.bars is not None else None,
+            "bars": len(ticks.bars) if ticks.bars is not None else None,
+            "first_ts": int(ticks.ts[0]),
+            "last_ts": int(ticks.ts[-1]),
+            "fills": fills.to_dict(),
+            "poll_interval": duration_text(poll) if poll else None,
+            "outlier": None if outlier is None else plain(fraction(outlier)),
+            "held_back": None if guard is None else guard[2].tolist(),
+            "instrument": instrument.model_dump(mode="json"),
+            "actions": [action.to_dict() for action in acts],
+            "warnings": _warnings(many, instrument),
+            "replayed_at": started.isoformat(timespec="seconds"),
+            "seconds": round((datetime.now(UTC) - started).total_seconds(), 6),
+        },
+        ticks=ticks,
+    )
+    if bounds:
+        run = _with_bounds(run, many, ticks, starts, fills, acts, poll_interval, outlier)
+    if store is not None:
+        from .store import Store
+
+        if isinstance(store, Store):
+            store.save(run)
+        else:
+            with Store(store) as opened:
+                opened.save(run)
+    return run
+
+
+# --- inputs --------------------------------------------------------------------------------------------------------------
+
+
+def _poll(value: Any) -> int:
+    if value is None or value == 0:
+        return 0
+    try:
+        return duration_ns(value)
+    except ValueError as error:
+        raise SpecError(Problem("poll_interval", value, str(error))) from None
+
+
+def _check_orders(orders: list[SmartOrder], ticks: Ticks) -> None:
+    if not orders:
+        raise SpecError(Problem("orders", None, "is empty", "give at least one SmartOrder"))
+    if len(orders) > MAX_ORDERS:
+        raise LimitError(f"orders = {len(orders)}: more than MAX_ORDERS = {MAX_ORDERS}; replay them in parts")
+    seen: dict[int, list[Problem]] = {}
+    problems: list[Problem] = []
+    for i, order in enumerate(orders):
+        if not isinstance(order, SmartOrder):
+            raise SpecError(
+                Problem(f"orders[{i}]", short(order), "is not a SmartOrder", "build it with SmartOrder(...)")
+            )
+        if id(order) not in seen:
+            seen[id(order)] = [p for p in check(order, ticks.instrument) if p.level == "error"]
+        problems += [Problem(f"orders[{i}].{p.path}", p.value, p.rule, p.fix) for p in seen[id(order)]]
+        if len(problems) > 100:
+            break
+    if problems:
+        raise SpecError(problems)
+
+
+def _warnings(orders: list[SmartOrder], instrument: Instrument) -> list[str]:
+    found: dict[str, int] = {}
+    for order in {id(o): o for o in orders}.values():
+        for problem in check(order, instrument):
+            if problem.level == "warning":
+                found[str(problem)] = found.get(str(problem), 0) + 1
+    return [text + (f" ({n} orders)" if n > 1 else "") for text, n in found.items()]
+
+
+def _starts(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarray]:
+    """Creation time and first tick of each order."""
+    ts = ticks.ts if ticks.bars is None else ticks.view().ts
+    if starts is None:
+        starts = 0
+    if isinstance(starts, pl.Series) and starts.dtype == pl.Datetime:
+        starts = starts.dt.epoch("ns")
+    if isinstance(starts, (str, datetime, int, np.integer, np.datetime64)):
+        values = [starts] * count
+    else:
+        values = list(starts.tolist() if isinstance(starts, np.ndarray) and starts.dtype.kind == "i" else starts)
+    if len(values) != count:
+        raise DataError(f"starts has {len(values)} values for {count} orders; give one for all or one for each")
+    created, cursors = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    for i, value in enumerate(values):
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < len(ts):
+            created[i], cursors[i] = ts[value], value
+            continue
+        try:
+            created[i] = instant_ns(value)
+        except ValueError as error:
+            raise DataError(f"starts[{i}] = {short(value)}: {error}") from None
+        cursors[i] = np.searchsorted(ts, created[i])
+        if value is not None and ((isinstance(value, (int, np.integer)) and value < 0) or cursors[i] >= len(ts)):
+            raise DataError(
+                f"starts[{i}] = {short(value)}: lies outside the ticks; use an index below {len(ts)} "
+                f"or a time up to {instant_text(int(ts[-1]))}"
+            )
+    return created, cursors
+
+
+def _scripts(
+    orders: list[SmartOrder], actions: list[Action], created: np.ndarray
+) -> list[list[tuple[Action, SmartOrder | None]]]:
+    """Each order's actions in time order, edits with the spec after them."""
+    scripts: list[list[tuple[Action, SmartOrder | None]]] = [[] for _ in orders]
+    for n, action in enumerate(actions):
+        if not isinstance(action, Action):
+            raise ActionError(f"actions[{n}] = {short(action)}: is not an Action; use cancel(), edit(), add_funds() …")
+        if not 0 <= action.order < len(orders):
+            raise ActionError(
+                f"actions[{n}].order = {action.order}: there are {len(orders)} orders; use 0 to {len(orders) - 1}"
+            )
+        if action.at < created[action.order]:
+            raise ActionError(
+                f"actions[{n}].at = {instant_text(action.at)}: before the order is created at "
+                f"{instant_text(int(created[action.order]))}; use a later time"
+            )
+    for n, action in sorted(enumerate(actions), key=lambda pair: (pair[1].at, pair[0])):
+        script = scripts[action.order]
+        spec = None
+        if action.kind == "edit":
+            before = next((s for _, s in reversed(script) if s is not None), orders[action.order])
+            try:
+                spec = action.apply(before)
+            except SpecError as error:
+                raise SpecError(
+                    [Problem(f"actions[{n}].{p.path}", p.value, p.rule, p.fix) for p in error.problems]
+                ) from None
+        script.append((action, spec))
+    return scripts
+
+
+def _top(ticks: Ticks) -> int:
+    return (
+        max(int(series.max()) for series in (ticks.price, ticks.bid, ticks.ask, ticks.mark) if series is not None)
+        if (ticks.bars is None)
+        else int(ticks.bars.high.max())
+    )
+
+
+def _guarded(ticks: Ticks, outlier: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mask of believed ticks, their indices, held back indices): a print further than `outlier` from the last believed
+    price counts only once OUTLIER_AGREE prints in a row lie that close to one another; from the last of them on it is believed."""
+    try:
+        distance = fraction(outlier)
+    except ValueError as error:
+        raise SpecError(Problem("outlier", outlier, str(error))) from None
+    if not 0 < distance < 1:
+        raise SpecError(Problem("outlier", outlier, "must be above 0 and below 1", "write 2% or 0.02"))
+    if ticks.bars is not None or ticks.price is None:
+        raise DataError("outlier: needs trade prints, not bars or quotes; leave it out")
+    price, limit = ticks.price, rate_units(distance)
+    believed = np.ones(len(price), dtype=bool)
+    far = np.flatnonzero(np.abs(np.diff(price)).astype(float) * SCALE > limit * price[:-1].astype(float))
+    i = 0
+    while True:  # only jumps can start a doubt, so everything between two of them is taken whole
+        position = np.searchsorted(far, i)
+        if position == len(far):
+            break
+        reference, i, run = int(price[far[position]]), int(far[position]) + 1, 1
+        while i < len(price) and abs(int(price[i]) - reference) * SCALE > limit * reference:
+            run = run + 1 if run and abs(int(price[i]) - int(price[i - 1])) * SCALE <= limit * int(price[i - 1]) else 1
+            if run >= OUTLIER_AGREE:
+                break
+            believed[i] = False
+            i += 1
+    return believed, np.flatnonzero(believed), np.flatnonzero(~believed)
+
+
+# --- running --------------------------------------------------------------------------------------------------------------
+
+
+def _advance(
+    orders: list[SmartOrder],
+    ticks: Ticks,
+    book: Table,
+    model: np.recarray,
+    fills: FillModel,
+    guard: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+    progress: bool | Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Run every order to the end of the ticks; returns all events, by order and sequence."""
+    from .engine import advance
+
+    views = {}
+    for order in orders:
+        key = (order.trigger, order.direction)
+        if key not in views:
+            views[key] = _chunk(ticks.view(*key), ticks.instrument, book.instrument, fills, guard)
+    kept: list[np.ndarray] = []
+    out, now, backup = table(EVENT, 1 << 14), table(NOW, 1), table(ORDER, 1)
+    if guard is not None:
+        book.orders.cursor = np.searchsorted(guard[1], book.orders.cursor)
+    bar = _Progress(progress, len(orders))
+    first = 0
+    while first < len(orders):
+        key = (orders[first].trigger, orders[first].direction)
+        last = first + 1
+        while last < len(orders) and last - first < _BLOCK and (orders[last].trigger, orders[last].direction) == key:
+            last += 1
+        while True:
+            reached = advance(
+                book.orders,
+                book.legs,
+                book.commands,
+                book.ends,
+                book.edits,
+                book.edit_legs,
+                backup,
+                model,
+                now,
+                out,
+                views[key],
+                first,
+                last,
+            )
+            if reached < last and now[0].n == 0:
+                out = table(EVENT, 2 * len(out))
+                continue
+            kept.append(np.array(out[: now[0].n]))
+            now[0].n = 0
+            first = reached
+            if first == last:
+                break
+        bar.at(last)
+    bar.close()
+    return np.concatenate(kept)
+
+
+def _chunk(view: TickView, own: Instrument, instrument: Instrument, fills: FillModel, guard: Any) -> tuple:
+    """The engine's view of the ticks: base index and arrays."""
+    size = np.empty(0, dtype=np.int64)
+    if fills.participation is not None:
+        if len(view.size) == 0:
+            raise DataError("participation: these ticks have no sizes; leave participation out")
+        size = np.floor(view.size * float(fills.participation) / float(instrument.quantity_increment) + 1e-6).astype(
+            np.int64
+        )
+    arrays = [view.ts, view.price, view.buy, view.sell, size, view.flags]
+    if guard is not None:
+        arrays = [a[guard[0]] if len(a) else a for a in arrays]
+    return (0, *map(_read_only, arrays))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A read-only view: numba compiles the engine anew for a mix of read-only and writable arrays."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+class _Progress:
+    """A bar, a callback, or nothing."""
+
+    def __init__(self, wanted: bool | Callable[[int, int], None] | None, total: int):
+        self.total, self.done = total, 0
+        self.callback = wanted if callable(wanted) else None
+        self.bar = None
+        if wanted is True or (wanted is None and total > 10_000):
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=total, unit="order", leave=False, disable=None if wanted is None else False)
+
+    def at(self, done: int) -> None:
+        """Say how far it is."""
+        if self.bar is not None:
+            self.bar.update(done - self.done)
+        if self.callback:
+            self.callback(done, self.total)
+        self.done = done
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _with_bounds(
+    run: Run,
+    orders: list[SmartOrder],
+    ticks: Ticks,
+    starts: Any,
+    fills: FillModel,
+    actions: Any,
+    poll: Any,
+    outlier: Any,
+) -> Run:
+    """The profit of the worst and the best of all paths, as an interval."""
+    results = [run.orders["realized_pnl"]]
+    for path in PATHS:
+        if path != ticks.path:
+            other = replay(orders, ticks.with_path(path), starts, fills, actions, poll, progress=False, outlier=outlier)
+            results.append(other.orders["realized_pnl"])
+    stacked = np.vstack([series.to_numpy() for series in results])
+    run.orders = run.orders.with_columns(
+        pnl_low=pl.Series(stacked.min(axis=0)), pnl_high=pl.Series(stacked.max(axis=0))
+    )
+    return run

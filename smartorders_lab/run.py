@@ -1,0 +1,292 @@
+"""Run: what a replay left behind, as frames, summary and chart.
+
+Frames are polars; times are UTC to the nanosecond; prices and amounts are float64, each the float nearest to the exact
+integer that the engine booked. Money is in quote currency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+import polars as pl
+
+from .errors import DataError
+from .fills import FillModel
+from .instrument import Instrument
+from .rows import NONE, Kind, LegStatus, Liquidity, Reason, Role, Status
+from .spec import SmartOrder
+from .times import instant_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .lower import Table
+    from .ticks import Ticks
+
+FRAMES = ("orders", "levels", "events", "fills")
+TS = pl.Datetime("ns", "UTC")
+
+
+def _words(enum: type[Any], none: bool = True) -> list[str | None]:
+    """Text of each value of an enum, by value; its NONE is null."""
+    words: list[str | None] = [None] * (max(enum) + 1)
+    for member in enum:
+        words[member] = (
+            None
+            if none and member.name == "NONE"
+            else member.name
+            if enum in (Status, LegStatus)
+            else member.name.lower()
+        )
+    return words
+
+
+_TEXT = {enum: _words(enum) for enum in (Status, LegStatus, Role, Reason, Kind, Liquidity)}
+
+
+def _text(codes: np.ndarray, enum: type[Any]) -> pl.Series:
+    words = pl.Series(_TEXT[enum], dtype=pl.String)
+    return words.gather(np.ascontiguousarray(codes).astype(np.uint32))
+
+
+def _time(ns: np.ndarray, known: np.ndarray) -> pl.Series:
+    return pl.Series(
+        pl.select(pl.when(pl.Series(known)).then(pl.Series(np.ascontiguousarray(ns)))).to_series().cast(TS)
+    )
+
+
+def _known(values: np.ndarray, known: np.ndarray) -> pl.Series:
+    return pl.select(pl.when(pl.Series(known)).then(pl.Series(values))).to_series()
+
+
+def frames(
+    orders: Sequence[SmartOrder],
+    book: Table,
+    instrument: Instrument,
+    fills: FillModel,
+    events: np.ndarray,
+    created: np.ndarray,
+    indices: np.ndarray | None,
+) -> dict[str, pl.DataFrame]:
+    """The four frames of a run, from the engine's tables. `indices`: tick numbers, where ticks were held back."""
+    if indices is not None:
+        events["tick"] = indices[events["tick"]]
+    table = _events_frame(events, instrument)
+    return {
+        "orders": _orders_frame(orders, book, instrument, fills),
+        "levels": _levels_frame(book, instrument),
+        "events": table,
+        "fills": _fills_frame(events, table, instrument, fills),
+    }
+
+
+def _events_frame(events: np.ndarray, instrument: Instrument) -> pl.DataFrame:
+    def price(name: str) -> pl.Series:
+        return _known(instrument.prices(events[name]), events[name] != NONE)
+
+    return pl.DataFrame(
+        {
+            "order": events["order"],
+            "seq": events["seq"],
+            "ts": pl.Series(np.ascontiguousarray(events["ts"])).cast(TS),
+            "tick": events["tick"],
+            "kind": _text(events["kind"], Kind),
+            "role": _text(events["role"], Role),
+            "level": events["level"].astype(np.int32),
+            "price": price("price"),
+            "quantity": instrument.quantities(events["quantity"]),
+            "liquidity": _text(events["liquidity"], Liquidity),
+            "status": _text(events["status"], Status),
+            "stop": price("stop"),
+            "water_mark": price("mark"),
+            "reason": _text(events["reason"], Reason),
+        }
+    )
+
+
+def _fills_frame(events: np.ndarray, table: pl.DataFrame, instrument: Instrument, fills: FillModel) -> pl.DataFrame:
+    chosen = events["kind"] == Kind.FILLED
+    rate = np.where(events["liquidity"] == Liquidity.MAKER, float(fills.fee_maker), float(fills.fee_taker))[chosen]
+    frame = table.filter(pl.Series(chosen)).select(
+        "order", "seq", "ts", "tick", "role", "level", "price", "quantity", "liquidity"
+    )
+    return frame.with_columns(fee=pl.col("price") * pl.col("quantity") * pl.Series(rate)).select(
+        "order", "seq", "ts", "tick", "role", "level", "price", "quantity", "fee", "liquidity"
+    )
+
+
+def _orders_frame(orders: Sequence[SmartOrder], book: Table, instrument: Instrument, fills: FillModel) -> pl.DataFrame:
+    rows = book.orders
+    unit = float(instrument.price_increment) * float(instrument.quantity_increment)
+    bought, exited, side = rows.bought, rows.exited, rows.side
+    any_, out, final = bought > 0, exited > 0, rows.status >= Status.CLOSED
+    with np.errstate(divide="ignore", invalid="ignore"):
+        average = rows.cost / bought
+        entry = instrument.prices(average)
+        gross = side * (rows.proceeds - rows.cost * (exited / bought)) * unit
+        makers = rows.cost_maker + rows.proceeds_maker
+        takers = rows.cost_taker + rows.proceeds - rows.proceeds_maker
+        fees = (makers * float(fills.fee_maker) + takers * float(fills.fee_taker)) * unit
+        pnl = np.where(any_, gross, 0.0) - fees
+        seen = any_ & (rows.worst <= rows.best)
+        worst, best = (rows.worst - side * average) / average, (rows.best - side * average) / average
+        back = pnl / (rows.cost * unit)
+        exit_price = instrument.prices(rows.proceeds / exited)
+    gone = final & out
+    return pl.DataFrame(
+        {
+            "order": np.arange(len(rows)),
+            "symbol": [order.symbol for order in orders],
+            "side": [order.side for order in orders],
+            "status": _text(rows.status, Status),
+            "exit_reason": _text(np.where(final, rows.reason, 0), Reason),
+            "quantity": instrument.quantities(rows.planned),
+            "created_ts": pl.Series(np.ascontiguousarray(rows.created)).cast(TS),
+            "entry_ts": _time(rows.first_fill, any_),
+            "entry_price": _known(entry, any_),
+            "exit_ts": _time(rows.last_exit, gone),
+            "exit_price": _known(exit_price, out),
+            "held_ns": _known(rows.last_exit - rows.first_fill, gone),
+            "filled_levels": rows.filled_levels,
+            "levels": rows.levels,
+            "bought": instrument.quantities(bought),
+            "held": instrument.quantities(rows.entered - exited),
+            "realized_pnl": pnl,
+            "return_": _known(back, any_),
+            "fees": fees,
+            "mae": _known(np.minimum(worst, 0.0), seen),
+            "mfe": _known(np.maximum(best, 0.0), seen),
+            "ambiguous_bars": rows.bars,
+            "version": rows.seq,
+            "tag": [order.tag for order in orders],
+        }
+    )
+
+
+def _levels_frame(book: Table, instrument: Instrument) -> pl.DataFrame:
+    rows, legs = book.orders, book.legs
+    counts = rows.levels
+    owner = np.repeat(np.arange(len(rows)), counts)
+    start = np.repeat(rows.leg + rows.rungs, counts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    leg = legs[start + number]
+    side = rows.side[owner]
+    triggered, filled, known = leg.triggered_ts > 0, leg.status == LegStatus.FILLED, leg.x != NONE
+    with np.errstate(divide="ignore", invalid="ignore"):
+        price = instrument.prices(leg.spent / leg.filled)
+    return pl.DataFrame(
+        {
+            "order": owner,
+            "level": number,
+            "price": _known(instrument.prices(side * leg.x), known),
+            "size": leg.weight / 10**8,
+            "quantity": instrument.quantities(leg.quantity),
+            "status": _text(leg.status, LegStatus),
+            "triggered_ts": _time(leg.triggered_ts, triggered),
+            "filled_ts": _time(leg.filled_ts, filled),
+            "fill_price": _known(price, leg.filled > 0),
+        }
+    )
+
+
+class Run:
+    """The result of a replay: `orders`, `levels`, `events`, `fills` (polars frames), `specs`, `meta`, `id`.
+
+    `ticks` is there while the run is in memory; a run read back from a store has none until it is given some.
+    """
+
+    def __init__(
+        self,
+        orders: pl.DataFrame,
+        levels: pl.DataFrame,
+        events: pl.DataFrame,
+        fills: pl.DataFrame,
+        specs: Sequence[SmartOrder],
+        meta: dict[str, Any],
+        ticks: Ticks | None = None,
+        id: str | None = None,
+    ):
+        self.orders, self.levels, self.events, self.fills = orders, levels, events, fills
+        self.specs, self.meta, self.ticks = list(specs), meta, ticks
+        self.id = id or uuid4().hex[:12]
+
+    def to_pandas(self, name: str = "orders") -> pd.DataFrame:
+        """One of the frames as pandas; needs the `pandas` extra."""
+        if name not in FRAMES:
+            raise DataError(f"name = {name!r}: a run has the frames {', '.join(FRAMES)}; use one of them")
+        frame: pl.DataFrame = getattr(self, name)
+        return frame.to_pandas()
+
+    def summary(self) -> dict[str, Any]:
+        """The run in numbers: counts by status and exit reason, profit, hit rates of the levels, fees, excursions."""
+        o = self.orders
+        entered = o.filter(pl.col("entry_ts").is_not_null())
+        done = entered.filter(pl.col("exit_reason").is_not_null())
+        wins, losses = (
+            done.filter(c)["realized_pnl"].sum() for c in (pl.col("realized_pnl") > 0, pl.col("realized_pnl") < 0)
+        )
+        hit = self.levels.group_by("level").agg((pl.col("status") == "FILLED").mean()).sort("level")
+        result: dict[str, Any] = {
+            "orders": o.height,
+            "entered": entered.height,
+            "finished": done.height,
+            "status": dict(o["status"].value_counts(sort=True).iter_rows()),
+            "exit_reason": dict(o["exit_reason"].drop_nulls().value_counts(sort=True).iter_rows()),
+            "realized_pnl": o["realized_pnl"].sum(),
+            "fees": o["fees"].sum(),
+            "win_rate": (done["realized_pnl"] > 0).mean(),
+            "profit_factor": wins / -losses if losses else None,
+            "return_mean": done["return_"].mean(),
+            "return_median": done["return_"].median(),
+            "mae_median": done["mae"].median(),
+            "mfe_median": done["mfe"].median(),
+            "held_mean_s": None if done["held_ns"].mean() is None else done["held_ns"].mean() / 1e9,  # type: ignore[operator]
+            "level_hit_rate": dict(hit.iter_rows()),
+        }
+        if self.meta.get("bars"):
+            result["path"], result["ambiguous_bars"] = self.meta["path"], o["ambiguous_bars"].sum()
+        if "pnl_low" in o.columns:
+            result["pnl_low"], result["pnl_high"] = o["pnl_low"].sum(), o["pnl_high"].sum()
+        return result
+
+    def plot(self, order: int = 0, ticks: Ticks | None = None, **options: Any) -> Any:
+        """One order's life as a plotly figure; see `charts.plot_order`. Needs the `plot` extra."""
+        from .charts import plot_order
+
+        return plot_order(self, order, ticks, **options)
+
+    def plot_summary(self, **options: Any) -> Any:
+        """Returns by exit reason and profit over time as a plotly figure; see `charts.plot_summary`. Needs the `plot` extra."""
+        from .charts import plot_summary
+
+        return plot_summary(self, **options)
+
+    def __repr__(self) -> str:
+        s = self.summary()
+        return (
+            f"Run({self.id}: {s['orders']} orders on {self.meta['symbol'] or 'ticks'}, {s['entered']} entered, "
+            f"{s['finished']} finished, pnl {s['realized_pnl']:.6g})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A table that takes its colours from the notebook, so that it reads in the dark as in the light."""
+        s = self.summary()
+
+        def show(value: Any) -> str:
+            if isinstance(value, dict):
+                return ", ".join(f"{escape(str(k))}: {show(v)}" for k, v in value.items()) or "–"
+            return "–" if value is None else f"{value:,.6g}" if isinstance(value, float) else escape(str(value))
+
+        span = f"{instant_text(self.meta['first_ts'])} to {instant_text(self.meta['last_ts'])}"
+        head = f"Run {self.id} · {escape(self.meta['symbol'] or 'ticks')} · {self.meta['ticks']:,} ticks · {span}"
+        cell = "style='text-align:left;padding:2px 12px 2px 0;border:0'"
+        rows = "".join(
+            f"<tr style='background:none'><th {cell}>{k.replace('_', ' ')}</th><td {cell}>{show(v)}</td></tr>"
+            for k, v in s.items()
+        )
+        notes = "".join(f"<div style='opacity:.75'>⚠ {escape(w)}</div>" for w in self.meta.get("warnings", []))
+        return f"<div><div style='font-weight:600'>{head}</div><table style='border:0;font-size:90%'>{rows}</table>{notes}</div>"

@@ -1,0 +1,130 @@
+"""Two truths: the compiled kernel and the slow oracle agree, event by event, on random orders over random tapes; and what must
+never or always hold of the kernel itself.
+
+`SMARTORDERS_EXAMPLES=20000 pytest tests/test_kernel.py` looks longer.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from decimal import Decimal
+
+import kernel_run
+import numpy as np
+import pytest
+import strategies
+from hypothesis import HealthCheck, given, settings
+from oracle import replay_one
+
+import smartorders_lab as so
+
+EXAMPLES = int(os.environ.get("SMARTORDERS_EXAMPLES", "60" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "600"))
+random_cases = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize="CI" in os.environ, database=None
+)
+
+
+@random_cases
+@given(strategies.cases())
+def test_the_kernel_and_the_oracle_agree(case: strategies.Case) -> None:
+    truth = replay_one(case.order, case.instrument, case.ticks, case.fills, case.actions, case.start, case.poll_interval)
+    events, run = kernel_run.replay(case)
+    for expected, event in zip(truth.events, events, strict=False):
+        assert event == expected, "\n".join(map(str, ["oracle", *truth.events, "kernel", *events]))
+    assert len(events) == len(truth.events)
+    if run is None:
+        return
+    found = run.orders.row(0, named=True)
+    assert found["realized_pnl"] == pytest.approx(float(truth.realized_pnl), rel=1e-12, abs=1e-9)
+    assert found["fees"] == pytest.approx(float(truth.fees), rel=1e-12, abs=1e-12)
+    assert found["held"] == pytest.approx(float(truth.held), rel=1e-15)
+    assert found["ambiguous_bars"] == truth.ambiguous_bars
+    for name in ("mae", "mfe"):
+        value = getattr(truth, name)
+        assert found[name] == (None if value is None else pytest.approx(float(value), rel=1e-12, abs=1e-15)), name
+    assert run.levels["status"].to_list() == [level.status for level in truth.levels]
+
+
+@random_cases
+@given(strategies.cases(bars=False))
+def test_the_mirror_holds(case: strategies.Case) -> None:
+    """Without fees, slippage and quotes, a tape turned round at 100 gives the opposite order the same life."""
+    if case.ticks[0].buy is not None or case.order.cost or case.order.entry.kind == "held":
+        return
+    if "%" in case.order.to_json() or case.order.trailing_stop or case.order.trailing_take_profit:
+        return  # fractions of a price do not mirror at 100
+    if case.order.entry.kind == "trailing" or any(a.cost or a.changes for a in case.actions) or case.instrument.min_notional:
+        return
+    if case.order.break_even and case.order.break_even.offset != 0:
+        return
+    fills = case.fills.model_copy(update={"slippage": Decimal(0)})
+
+    def turned(value: Decimal | None) -> Decimal | None:
+        return None if value is None else 200 - value
+
+    flipped = mirrored(case)
+    ours = kernel_run.replay(replace(case, fills=fills)).events
+    theirs = kernel_run.replay(replace(flipped, fills=fills)).events
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert b._replace(price=turned(b.price), stop=turned(b.stop), water_mark=turned(b.water_mark)) == a
+
+
+def mirrored(case: strategies.Case) -> strategies.Case:
+    """The same case seen in a mirror at a price of 100."""
+
+    def turn(node: object) -> object:
+        if isinstance(node, dict):
+            prices = ("price", "limit_price", "activation", "target", "limit", "emergency")
+            return {k: str(200 - Decimal(v)) if k in prices else turn(v) for k, v in node.items()}  # type: ignore[arg-type]
+        return [turn(item) for item in node] if isinstance(node, list) else node
+
+    data = case.order.to_dict()
+    symbol = "BTC/USDT:USDT"
+    order = so.SmartOrder.from_dict(turn({**data, "symbol": symbol, "side": "sell" if data["side"] == "buy" else "buy"}))
+    return replace(
+        case,
+        order=order,
+        instrument=case.instrument.model_copy(update={"symbol": symbol}),
+        ticks=tuple(tick._replace(price=200 - tick.price) for tick in case.ticks),
+        actions=tuple(a.model_copy(update={"price": None if a.price is None else 200 - a.price}) for a in case.actions),
+    )
+
+
+@random_cases
+@given(strategies.cases(bars=False))
+def test_what_never_happens(case: strategies.Case) -> None:
+    """Never sells more than it holds; an end is final; versions have no gaps; the ledger adds up."""
+    events, run = kernel_run.replay(case)
+    held, ended = Decimal(0), False
+    for number, event in enumerate(events):
+        assert not ended, "something happened after the end"
+        assert event.seq == number
+        if event.kind in ("filled", "held"):
+            held += event.quantity if event.role in ("entry", "add_funds") else -event.quantity
+            assert held >= 0
+        ended = event.kind == "ended"
+    if run is not None and case.fills.fee_currency == "quote":
+        assert run.orders["held"][0] == pytest.approx(float(held))
+
+
+def test_many_orders_do_not_know_one_another() -> None:
+    """A batch of orders, long and short, gives each the life it has alone."""
+    rng = np.random.default_rng(5)
+    price = 100 + np.cumsum(rng.choice([-0.1, 0, 0.1], 3000)).round(1)
+    ticks = so.Ticks.from_arrays(np.arange(3000) * 10**9 + 1_700_000_000 * 10**9, price.round(1))
+    orders = [
+        so.SmartOrder(
+            symbol="X/Y:Y", side=side, quantity=3, take_profits=[("1%", 40), ("2%", 60)], stop_loss="1.5%",
+            trailing_stop=rate, break_even=True,
+        )
+        for side in ("buy", "sell")
+        for rate in (None, "1%", "0.7%")
+    ] * 100  # fmt: skip
+    starts = rng.integers(0, 2500, len(orders))
+    together = so.replay(orders, ticks, starts=starts)
+    for i in rng.integers(0, len(orders), 25):
+        alone = so.replay(orders[i], ticks, starts=int(starts[i])).events
+        ours = together.events.filter(together.events["order"] == i)
+        assert ours.drop("order").equals(alone.drop("order"))
