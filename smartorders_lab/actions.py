@@ -8,7 +8,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from .errors import Problem, SpecError
 from .fields import Number
@@ -38,7 +38,7 @@ class Action(Part):
     price: Number | None = None
     version: int | None = None
     force: bool = False
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _of_kind(self) -> Self:

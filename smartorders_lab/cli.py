@@ -192,7 +192,7 @@ def replay_command(
 
     \b
     smartorders replay plan.toml
-    smartorders replay plan.toml --set orders.0.stop_loss=-4% --set replay.name=wide
+    smartorders replay plan.toml --set orders.0.stop_loss=-4% --set replay.name=b
     smartorders replay plan.toml --ticks "sol-2024-*.parquet" --store sol.duckdb
     smartorders replay plan.toml --no-store --chart order.html --order 3
     smartorders replay plan.toml --json | jq .summary.realized_pnl
@@ -277,8 +277,8 @@ def fetch_trades_command(
     """Download every public trade of a range. Interrupted, the same command goes on where it was.
 
     \b
-    smartorders fetch trades binance BTC/USDT --start 2024-01-01 --end 2024-01-08 --out btc.parquet
-    smartorders fetch trades kraken ETH/EUR --start 2d --out eth.parquet
+    smartorders fetch trades binance BTC/USDT --start 2024-01-01 --out btc.parquet
+    smartorders fetch trades kraken ETH/EUR --start 2d --end 1d --out eth.parquet
     """
     from .feeds.fetch import fetch_trades
 
@@ -300,7 +300,7 @@ def fetch_bars_command(
 
     \b
     smartorders fetch bars okx SOL/USDT:USDT 1m --start 7d --out sol_1m.parquet
-    smartorders fetch bars binance BTC/USDT 1h --start 2023-01-01 --end 2024-01-01 --out btc_1h.parquet
+    smartorders fetch bars binance BTC/USDT 1h --start 2023-01-01 --out 1h.parquet
     """
     from .feeds.fetch import fetch_bars
 
@@ -466,8 +466,8 @@ def sql_command(
     """Ask a store in SQL. Only reading, and only the store: no files, no network.
 
     \b
-    smartorders sql runs.duckdb "SELECT exit_reason, count(*), sum(realized_pnl) FROM orders GROUP BY ALL"
-    smartorders sql runs.duckdb 'SELECT * FROM fills WHERE run = $run' --param run=3f9c12ab45cd --json
+    smartorders sql runs.duckdb "SELECT status, count(*) FROM orders GROUP BY ALL"
+    smartorders sql runs.duckdb 'FROM fills WHERE run = $r' --param r=3f9c12ab45cd
     """
     from .plan import toml_value
 

@@ -17,8 +17,8 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
 
     `ticks` is (base, ts, price, buy, sell, size, flags): `base` the index of the chunk's first tick in its tape, then one
     array each, `size` and `flags` possibly empty. `commands[row.command : ends[i]]` are the actions on order i, in time order. Each
-    row's `cursor` is the next tick it has to see. Events go to `out`, from `now[0].n` on; when there may not be room for one more tick the call
-    returns, and goes on where it was when called again.
+    row's `cursor` is the next tick it has to see. Events go to `out`, from `now[0].n` on; when there may not be room for one
+    more tick the call returns, and goes on where it was when called again.
     """
     base, ts, price, buy, sell, size, flags = ticks
     moment = now[0]
@@ -91,6 +91,8 @@ def watch_bar(row, legs, price, t, index):
     if row.last_bar == bar or row.closing or held(row) == 0:
         return
     begin = t - index % 4
+    if begin < 0 or begin + 3 >= len(price):
+        return
     low = min(row.side * price[begin], row.side * price[begin + 3])
     high = max(row.side * price[begin], row.side * price[begin + 3])
     for k in (1, 2):

@@ -91,9 +91,9 @@ class Instrument(BaseModel):
             symbol=market["symbol"],
             price_increment=precision["price"],
             quantity_increment=precision["amount"],
-            min_quantity=limit("amount", "min") or 0,
+            min_quantity=decimal(limit("amount", "min") or 0),
             max_quantity=limit("amount", "max"),
-            min_notional=limit("cost", "min") or 0,
+            min_notional=decimal(limit("cost", "min") or 0),
         )
 
     def price_units(self, price: object, rounding: str = ROUND_HALF_EVEN) -> int:

@@ -40,8 +40,10 @@ def _cache_folder() -> Path:
 
 
 import numba  # noqa: E402
-from numba.core import config as _config  # noqa: E402
+from numba.core import config as _numba_config  # noqa: E402
 from numba.core import types  # noqa: E402
+
+_config: Any = _numba_config
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -62,14 +64,14 @@ def entry_point(function: Callable[..., Any]) -> Any:
     return _compile(function, inline=True, cache=True)
 
 
-_INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def _compile(function: Callable[..., Any], inline: bool, **options: bool) -> Any:
+def _compile(function: Callable[..., Any], inline: bool, **options: Any) -> Any:
     before = _config.CACHE_DIR
     _config.CACHE_DIR = str(_cache_folder())
     try:
-        compiled = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        compiled: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
     finally:
         _config.CACHE_DIR = before
     resolve = getattr(compiled, "get_call_template", None)

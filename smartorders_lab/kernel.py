@@ -340,7 +340,7 @@ def book(row, legs, fills, now, out, j, seen, x, quantity, liquidity):
         leg.cancel_due = NONE
         leg.status = LEG_FILLED
         leg.filled_ts = now.ts
-    if leg.role != ENTRY and leg.role != ADD or now.continuous:
+    if (leg.role != ENTRY and leg.role != ADD) or now.continuous:
         watch_price(row, seen)
     role = leg.role
     if role == ENTRY or role == ADD:
@@ -451,6 +451,7 @@ def cancel_leg(row, legs, now, out, j):
 @rare
 def cancel_open(row, legs, fills, now, out):
     """OCO: what waits is cancelled, what rests at the venue is asked back."""
+    row.opening = 0
     for j in range(row.leg, row.end):
         if exit_leg(row) <= j < exit_leg(row) + row.exits:
             continue
@@ -588,7 +589,7 @@ def match(row, legs, fills, now, out):
     for j in range(row.leg, row.end):
         if legs[j].sent and legs[j].cancel_due != NONE and legs[j].cancel_due <= now.ts:
             cancel_leg(row, legs, now, out, j)
-            if row.bought > 0 and not row.closing:
+            if legs[j].role == REDUCE and not row.closing:
                 assign(row, legs)
     settle(row, legs, fills, now, out)
 
@@ -623,9 +624,15 @@ def time_limits(row, legs, fills, now, out):
     if row.entry_expiry > 0 and now.ts >= row.created + row.entry_expiry and not row.closing and entry_open(row, legs):
         if row.bought == 0:
             row.reason = R_EXPIRED
+        row.opening = 0
         cancel_entry(row, legs, fills, now, out)
         settle(row, legs, fills, now, out)
-    if row.max_hold > 0 and row.bought > 0 and now.ts >= row.first_fill + row.max_hold and held(row) > in_flight(row, legs, True):
+    if (
+        row.max_hold > 0
+        and row.bought > 0
+        and now.ts >= row.first_fill + row.max_hold
+        and held(row) > in_flight(row, legs, True)
+    ):
         if not row.closing:
             decide_exit(row, legs, fills, now, out, MAX_HOLD, now.x, 0)
         elif row.exit_limit:

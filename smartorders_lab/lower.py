@@ -166,7 +166,7 @@ def check(order: SmartOrder, instrument: Instrument) -> list[Problem]:
                         f"use {plain(units * step)} or {plain((units + 1) * step)}",
                     )
                 )
-    planned, price = planned_units(order, instrument), reference_price(order)
+    planned, entry_price = planned_units(order, instrument), reference_price(order)
     if planned is not None:
         quantity = planned * instrument.quantity_increment
         if planned <= 0:
@@ -196,7 +196,7 @@ def check(order: SmartOrder, instrument: Instrument) -> list[Problem]:
                     "split the order",
                 )
             )
-        if price is not None and 0 < Fraction(quantity) * price < instrument.min_notional:
+        if entry_price is not None and 0 < Fraction(quantity) * entry_price < instrument.min_notional:
             problems.append(
                 Problem(
                     "quantity",
@@ -303,9 +303,7 @@ class Table:
             self._ladders[id(order)] = merged_levels(order, self.instrument)[0]
         return self._ladders[id(order)]
 
-    def _layout(
-        self, order: SmartOrder, actions: Sequence[tuple[Action, SmartOrder | None]], at_once: bool
-    ) -> Layout:
+    def _layout(self, order: SmartOrder, actions: Sequence[tuple[Action, SmartOrder | None]], at_once: bool) -> Layout:
         """Room for the order and for what its edits make of it. While an exit child is out, what comes back needs another one."""
         specs = [order, *(spec for _, spec in actions if spec is not None)]
         rungs = max(map(_rungs, specs))
@@ -442,8 +440,9 @@ class Table:
             row.entry_rate = rate_units(entry.callback_rate)
             if entry.activation is not None:
                 row.entry_activation = self._x(entry.activation, side, up=False)
-        shares = [(r.price, r.size) for r in entry.rungs] or [
-            (entry.price if entry.kind == "limit" else entry.limit_price, Decimal(100))
+        single = entry.price if entry.kind == "limit" else entry.limit_price
+        shares: list[tuple[Decimal | None, Decimal]] = [(r.price, r.size) for r in entry.rungs] or [
+            (single, Decimal(100))
         ]
         whole = sum((size for _, size in shares), Decimal(0))
         done, given = Fraction(0), 0
@@ -465,12 +464,12 @@ class Table:
 
     def _exits(self, row: Any, order: SmartOrder) -> None:
         side, stop, trail, even = order.direction, order.stop_loss, order.trailing_stop, order.break_even
-        self._target(row, "stop", stop and stop.target, side, up=False)
-        self._target(row, "stop_limit", stop and stop.limit, side, up=True)
-        self._target(row, "emergency", stop and stop.emergency, side, up=False)
+        self._target(row, "stop", stop.target if stop else None, side, up=False)
+        self._target(row, "stop_limit", stop.limit if stop else None, side, up=True)
+        self._target(row, "emergency", stop.emergency if stop else None, side, up=False)
         row.timeout = (stop and stop.timeout) or 0
         row.trail_rate = rate_units(trail.callback_rate) if trail else 0
-        self._target(row, "activation", trail and trail.activation, side, up=True)
+        self._target(row, "activation", trail.activation if trail else None, side, up=True)
         row.ttp_rate = rate_units(order.trailing_take_profit.callback_rate) if order.trailing_take_profit else 0
         row.even = Even.OFF
         if even:

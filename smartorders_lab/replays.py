@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ MAX_ORDERS = 2_000_000
 """Most orders of one replay; a sweep takes more, in chunks."""
 OUTLIER_AGREE = 3
 """How many consecutive prints must agree with one another before a price beyond the outlier distance is believed."""
+_EARLIEST_NS = 10**15
+"""An int below this (ns, 12 January 1970) that is no tick index either is a mistake, not a time."""
 _BLOCK = 256
 """Orders per engine call: small enough for a progress bar and for Ctrl-C."""
 
@@ -39,10 +42,10 @@ def replay(
     orders: SmartOrder | Sequence[SmartOrder],
     ticks: Ticks,
     starts: Any = None,
-    fills: FillModel | None = None,
+    fills: FillModel | Mapping[str, Any] | None = None,
     actions: Iterable[Action] = (),
     poll_interval: Any = None,
-    store: Store | str | None = None,
+    store: Store | str | PathLike[str] | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
     outlier: Any = None,
     bounds: bool = False,
@@ -54,8 +57,8 @@ def replay(
     ----------
     orders : one SmartOrder or many.
     ticks : a `Ticks`.
-    starts : when each order is created: a tick index (int below `len(ticks)`), a time (ns, aware datetime, ISO text), one for all or
-        one each; None: the first tick.
+    starts : when each order is created: a tick index (int below `len(ticks)`), a time (ns, aware datetime, ISO text), one for all
+        or one each; None: the first tick.
     fills : fees, slippage, latency; none of them by default.
     actions : `open_now()`, `edit()`, `add_funds()` … at given times; `order` is the index in `orders`.
     poll_interval : look only at the last price of each interval (`"500ms"`); None or 0: at every tick.
@@ -71,10 +74,16 @@ def replay(
 
     Raises
     ------
-    SpecError if an order does not fit the instrument, DataError for ticks or starts, ActionError for actions, LimitError beyond a named limit.
+    SpecError if an order does not fit the instrument, DataError for ticks or starts, ActionError for actions,
+    LimitError beyond a named limit.
     """
     many = [orders] if isinstance(orders, SmartOrder) else list(orders)
-    fills = fills or FillModel()
+    if not isinstance(ticks, Ticks):
+        raise DataError(
+            f"ticks = {short(ticks)}: is not Ticks; read them with Ticks.read(...) or Ticks.from_arrays(...)"
+        )
+    if not isinstance(fills, FillModel):
+        fills = FillModel(**(fills or {}))
     acts = list(actions)
     poll = _poll(poll_interval)
     _check_orders(many, ticks)
@@ -91,8 +100,12 @@ def replay(
 
     started = datetime.now(UTC)
     events = _advance(many, ticks, book, model, fills, guard, progress)
+    made = frames(many, book, instrument, fills, events, guard[1] if guard else None)
     run = Run(
-        **frames(many, book, instrument, fills, events, created, guard[1] if guard else None),
+        made["orders"],
+        made["levels"],
+        made["events"],
+        made["fills"],
         specs=many,
         meta={
             "name": name,
@@ -186,18 +199,19 @@ def _starts(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarr
         raise DataError(f"starts has {len(values)} values for {count} orders; give one for all or one for each")
     created, cursors = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     for i, value in enumerate(values):
-        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < len(ts):
-            created[i], cursors[i] = ts[value], value
+        number = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+        if number is not None and 0 <= number < len(ts):
+            created[i], cursors[i] = ts[number], number
             continue
         try:
             created[i] = instant_ns(value)
         except ValueError as error:
             raise DataError(f"starts[{i}] = {short(value)}: {error}") from None
         cursors[i] = np.searchsorted(ts, created[i])
-        if value is not None and ((isinstance(value, (int, np.integer)) and value < 0) or cursors[i] >= len(ts)):
+        if (number is not None and number < _EARLIEST_NS) or cursors[i] >= len(ts):
             raise DataError(
                 f"starts[{i}] = {short(value)}: lies outside the ticks; use an index below {len(ts)} "
-                f"or a time up to {instant_text(int(ts[-1]))}"
+                f"or a time (ns) up to {instant_text(int(ts[-1]))}"
             )
     return created, cursors
 
@@ -212,7 +226,7 @@ def _scripts(
             raise ActionError(f"actions[{n}] = {short(action)}: is not an Action; use cancel(), edit(), add_funds() …")
         if not 0 <= action.order < len(orders):
             raise ActionError(
-                f"actions[{n}].order = {action.order}: there are {len(orders)} orders; use 0 to {len(orders) - 1}"
+                f"actions[{n}].order = {action.order}: is not the index of an order; use 0 to {len(orders) - 1}"
             )
         if action.at < created[action.order]:
             raise ActionError(

@@ -7,6 +7,7 @@ integer that the engine booked. Money is in quote currency.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from html import escape
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -31,9 +32,9 @@ FRAMES = ("orders", "levels", "events", "fills")
 TS = pl.Datetime("ns", "UTC")
 
 
-def _words(enum: type[Any], none: bool = True) -> list[str | None]:
+def _words(enum: type[IntEnum], none: bool = True) -> list[str | None]:
     """Text of each value of an enum, by value; its NONE is null."""
-    words: list[str | None] = [None] * (max(enum) + 1)
+    words: list[str | None] = [None] * (max(list(enum)) + 1)
     for member in enum:
         words[member] = (
             None
@@ -69,7 +70,6 @@ def frames(
     instrument: Instrument,
     fills: FillModel,
     events: np.ndarray,
-    created: np.ndarray,
     indices: np.ndarray | None,
 ) -> dict[str, pl.DataFrame]:
     """The four frames of a run, from the engine's tables. `indices`: tick numbers, where ticks were held back."""
@@ -239,7 +239,7 @@ class Run:
             "realized_pnl": o["realized_pnl"].sum(),
             "fees": o["fees"].sum(),
             "win_rate": (done["realized_pnl"] > 0).mean(),
-            "profit_factor": wins / -losses if losses else None,
+            "profit_factor": float(wins) / -float(losses) if losses else None,
             "return_mean": done["return_"].mean(),
             "return_median": done["return_"].median(),
             "mae_median": done["mae"].median(),

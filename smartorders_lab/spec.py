@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -620,20 +621,21 @@ def _contradictions(order: SmartOrder) -> Iterator[Problem]:
 
 def _entry_problems(order: SmartOrder, up: int) -> Iterator[Problem]:
     entry = order.entry
-    if entry.kind == "stop" and entry.limit_price is not None and up * (entry.limit_price - entry.price) < 0:  # type: ignore[operator]
+    stop, limit = entry.price, entry.limit_price
+    if entry.kind == "stop" and stop is not None and limit is not None and up * (limit - stop) < 0:
         yield Problem(
             "entry.limit_price",
-            entry.limit_price,
-            f"must be at or {'above' if up > 0 else 'below'} the stop price {plain(entry.price)}",
+            limit,
+            f"must be at or {'above' if up > 0 else 'below'} the stop price {plain(stop)}",
             "a limit short of it would never fill",
-        )  # type: ignore[arg-type]
+        )
     if entry.rungs:
         if len(entry.rungs) > MAX_LEVELS:
             yield Problem("entry.rungs", len(entry.rungs), f"at most {MAX_LEVELS} (MAX_LEVELS) are kept", "merge some")
         total = sum((r.size for r in entry.rungs), Decimal(0))
         if abs(total - 100) > Decimal("1e-9"):
             yield Problem("entry.rungs", None, f"sizes sum to {plain(total)}; they must sum to 100", "")
-        for i, (a, b) in enumerate(zip(entry.rungs, entry.rungs[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(entry.rungs)):
             if up * (a.price - b.price) <= 0:
                 yield Problem(
                     f"entry.rungs[{i + 1}].price",
@@ -673,7 +675,7 @@ def _ladder_problems(order: SmartOrder, up: int, long_: str, reference: Decimal 
                 f"must be {'above' if up > 0 else 'below'} {what}for a {long_}",
                 _side_hint(level.target, up),
             )
-    for i, (a, b) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(levels)):
         gap = _gap(a.target, b.target, reference)
         if gap is None:
             yield Problem(

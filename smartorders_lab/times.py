@@ -10,6 +10,7 @@ import numpy as np
 NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "min": 60 * 10**9}
 NS |= {"h": 3600 * 10**9, "d": 86400 * 10**9, "w": 7 * 86400 * 10**9}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|min|s|m|h|d|w)")
+_NOT_A_TIME = "is not a time; write 2024-08-08T23:55:00Z, a datetime, or integer nanoseconds"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -57,14 +58,30 @@ def instant_ns(value: object) -> int:
         return int(value)
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError("is not a time; write 2024-08-08T23:55:00Z, a datetime, or integer nanoseconds") from None
+            return _iso_ns(value)
+        except ValueError as error:
+            known = str(error).startswith("has no time zone")
+            raise error if known else ValueError(_NOT_A_TIME) from None
     if not isinstance(value, datetime):
-        raise ValueError("is not a time; write 2024-08-08T23:55:00Z, a datetime, or integer nanoseconds")
-    if value.tzinfo is None:
-        raise ValueError("has no time zone; add one, as in 2024-08-08T23:55:00Z or datetime(..., tzinfo=UTC)")
+        raise ValueError(_NOT_A_TIME)
+    _require_zone(value)
     return duration_of(value - _EPOCH) + getattr(value, "nanosecond", 0)
+
+
+def _iso_ns(text: str) -> int:
+    """ISO text to ns; digits beyond the microseconds, which datetime drops, are kept."""
+    base, dot, rest = text.partition(".")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    moment = datetime.fromisoformat(base + rest[len(digits) :])
+    _require_zone(moment)
+    if len(digits) > 9:
+        raise ValueError
+    return duration_of(moment - _EPOCH) + int(digits.ljust(9, "0") if dot else 0)
+
+
+def _require_zone(moment: datetime) -> None:
+    if moment.tzinfo is None:
+        raise ValueError("has no time zone; add one, as in 2024-08-08T23:55:00Z or datetime(..., tzinfo=UTC)")
 
 
 def duration_of(delta: timedelta) -> int:

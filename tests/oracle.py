@@ -803,6 +803,8 @@ class Replay:
             self.closing = "reduced" if child.leg == "reduce" else child.role
             self.exit_role = child.role
             self.cancel_open()
+        if enters:
+            self.open_rest()
         if self.closing and self.closing != "cancelled":
             self.sell_free()
         self.finish()

@@ -21,14 +21,20 @@ import smartorders_lab as so
 
 EXAMPLES = int(os.environ.get("SMARTORDERS_EXAMPLES", "60" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "600"))
 random_cases = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize="CI" in os.environ, database=None
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize="CI" in os.environ,
+    database=None,
 )
 
 
 @random_cases
 @given(strategies.cases())
 def test_the_kernel_and_the_oracle_agree(case: strategies.Case) -> None:
-    truth = replay_one(case.order, case.instrument, case.ticks, case.fills, case.actions, case.start, case.poll_interval)
+    truth = replay_one(
+        case.order, case.instrument, case.ticks, case.fills, case.actions, case.start, case.poll_interval
+    )
     events, run = kernel_run.replay(case)
     for expected, event in zip(truth.events, events, strict=False):
         assert event == expected, "\n".join(map(str, ["oracle", *truth.events, "kernel", *events]))
@@ -54,7 +60,11 @@ def test_the_mirror_holds(case: strategies.Case) -> None:
         return
     if "%" in case.order.to_json() or case.order.trailing_stop or case.order.trailing_take_profit:
         return  # fractions of a price do not mirror at 100
-    if case.order.entry.kind == "trailing" or any(a.cost or a.changes for a in case.actions) or case.instrument.min_notional:
+    if (
+        case.order.entry.kind == "trailing"
+        or any(a.cost or a.changes for a in case.actions)
+        or case.instrument.min_notional
+    ):
         return
     if case.order.break_even and case.order.break_even.offset != 0:
         return
@@ -82,7 +92,9 @@ def mirrored(case: strategies.Case) -> strategies.Case:
 
     data = case.order.to_dict()
     symbol = "BTC/USDT:USDT"
-    order = so.SmartOrder.from_dict(turn({**data, "symbol": symbol, "side": "sell" if data["side"] == "buy" else "buy"}))
+    order = so.SmartOrder.from_dict(
+        turn({**data, "symbol": symbol, "side": "sell" if data["side"] == "buy" else "buy"})
+    )
     return replace(
         case,
         order=order,
