@@ -641,7 +641,7 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "action on no order",
         replayed(actions=[cancel(3, T0 + 1)]),
         ActionError,
-        "actions[0].order = 3: there are 1 orders; use 0 to 0",
+        "actions[0].order = 3: is not the index of an order; use 0 to 0",
     ),
     (
         "action of another type",
@@ -674,7 +674,7 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "start negative",
         replayed(starts=-1),
         DataError,
-        "starts[0] = -1: lies outside the ticks; use an index below 3 or a time up to 2024-08-08T23:54:17.342Z",
+        "starts[0] = -1: lies outside the ticks; use an index below 3 or a time (ns) up to 2024-08-08T23:54:17.342Z",
     ),
     (
         "start without a zone",
