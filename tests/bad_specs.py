@@ -667,7 +667,7 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "start after the ticks",
         replayed(starts=T0 + 10**10),
         DataError,
-        "starts[0] = 1723161265342000000: lies outside the ticks; use an index below 3 or a time up to "
+        "starts[0] = 1723161265342000000: lies outside the ticks; use an index below 3 or a time (ns) up to "
         "2024-08-08T23:54:17.342Z",
     ),
     (
