@@ -6,8 +6,11 @@ trades or one live tick: cutting the tape anywhere changes nothing, because all 
 
 from __future__ import annotations
 
+from .codes import LEG_PENDING, S_CLOSED
 from .jit import entry_point, kernel, rare
-from .kernel import LEG_PENDING, S_CLOSED, command, effective_stop, first_level, held, match, start, step, watch_price
+from .kernel import match, start, step
+from .management import command
+from .position import effective_stop, first_level, held, watch_price
 from .rows import BAR, CONTINUOUS, NONE
 
 

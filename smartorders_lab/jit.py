@@ -16,7 +16,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-KERNELS = ("jit.py", "rows.py", "exact.py", "kernel.py", "venue.py", "engine.py")
+KERNELS = (
+    "jit.py",
+    "rows.py",
+    "codes.py",
+    "exact.py",
+    "venue.py",
+    "position.py",
+    "kernel.py",
+    "management.py",
+    "engine.py",
+)
 
 
 def _cache_folder() -> Path:

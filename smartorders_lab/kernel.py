@@ -1,331 +1,87 @@
 """The smart-order state machine: docs/rules.md in integers.
 
-One function moves one order by one tick (`step`), one by what the venue says (`match`), one by a command (`command`).
-They read and write one row of ORDER and its rows of LEG, and append rows of EVENT; they know no clock, no I/O, no
-float and no text. Prices are mirrored (`x = side · price`): a short is a long in a mirror, and each rule stands here once.
+`step` moves one order by one tick, `match` by what the venue says; management.py moves it by a command. They read and write one
+row of ORDER and its rows of LEG, and append rows of EVENT; they know no clock, no I/O, no float and no text.
 
-Arguments that recur: `row`, `legs` the order and the table of legs; `fills` the fill model; `now` the moment (rows.NOW); `out` the events.
+Arguments that recur: `row`, `legs` the order and the table of legs; `fills` the fill model; `now` the moment (rows.NOW); `out` the
+events. Prices are mirrored (`x = side · price`): a short is a long in a mirror, and each rule stands here once.
 """
 
 from __future__ import annotations
 
-from .exact import ceil_rate, floor_rate, ratio, share
+from .codes import (
+    ADD,
+    ARMED,
+    AT_DISTANCE,
+    BY_COST,
+    BY_RISK,
+    CREATED,
+    E_HELD,
+    E_LIMIT,
+    E_MARKET,
+    E_STOP,
+    E_TRAILING,
+    ENDED,
+    ENTRY,
+    EVEN_STOP,
+    FILLED,
+    HELD,
+    LEG_CANCELLED,
+    LEG_FILLED,
+    LEG_PENDING,
+    LEG_TRIGGERED,
+    MAKER,
+    MAX_HOLD,
+    R_CANCELLED,
+    R_EXPIRED,
+    R_NO_SIZE,
+    R_NONE,
+    R_REJECTED,
+    R_SMALL,
+    REDUCE,
+    REJECTED,
+    ROLE_NONE,
+    S_CANCELLED,
+    S_CLOSED,
+    S_PARTIAL,
+    S_STOPPED,
+    STOP_LOSS,
+    TAKE_PROFIT,
+    TAKER,
+    TIMER_CLEARED,
+    TIMER_STARTED,
+    TRAILING_STOP,
+    TRAILING_TP,
+    TRIGGERED,
+)
+from .exact import ceil_rate, floor_rate, share
 from .jit import kernel, rare
-from .rows import (
-    NONE,
-    SCALE,
-    EntryKind,
-    Even,
-    Field,
-    Kind,
-    LegStatus,
-    Liquidity,
-    Reason,
-    Role,
-    SizeKind,
-    Status,
-    Target,
+from .position import (
+    anything_sent,
+    assign,
+    book_entry,
+    book_exit,
+    cancel_entry,
+    cancel_exits,
+    cancel_leg,
+    cancel_open,
+    effective_stop,
+    emit,
+    entry_open,
+    exit_leg,
+    fire_break_even,
+    first_level,
+    free,
+    held,
+    in_flight,
+    is_running,
+    met_falling,
+    met_rising,
+    move_trail,
+    watch_price,
 )
+from .rows import NONE, SCALE
 from .venue import limit_fill, market_price, take_volume
-
-# numba reads module globals as constants; enum members would be compiled as enum objects, so they become plain integers here.
-CREATED, HELD, ARMED, TRIGGERED, FILLED, REJECTED, CANCELLED, BREAK_EVEN = (int(k) for k in list(Kind)[:8])
-TIMER_STARTED, TIMER_CLEARED, ACTION, ACTION_REFUSED, ENDED = (int(k) for k in list(Kind)[8:])
-LEG_PENDING, LEG_TRIGGERED, LEG_FILLED, LEG_CANCELLED = (int(s) for s in LegStatus)
-S_PENDING, S_ACTIVE, S_PARTIAL, S_CLOSED, S_STOPPED, S_CANCELLED = (int(s) for s in Status)
-ROLE_NONE, ENTRY, TAKE_PROFIT, TRAILING_TP = (
-    int(Role.NONE),
-    int(Role.ENTRY),
-    int(Role.TAKE_PROFIT),
-    int(Role.TRAILING_TAKE_PROFIT),
-)
-STOP_LOSS, EVEN_STOP, TRAILING_STOP = int(Role.STOP_LOSS), int(Role.BREAK_EVEN), int(Role.TRAILING_STOP)
-MAX_HOLD, CLOSE, ADD, REDUCE = (
-    int(Role.MAX_HOLD),
-    int(Role.CLOSE_AT_MARKET),
-    int(Role.ADD_FUNDS),
-    int(Role.REDUCE_FUNDS),
-)
-OPEN_NOW, EDIT, CANCEL = int(Role.OPEN_NOW), int(Role.EDIT), int(Role.CANCEL)
-R_NONE, R_CANCELLED, R_EXPIRED, R_REJECTED = (
-    int(Reason.NONE),
-    int(Reason.CANCELLED),
-    int(Reason.ENTRY_EXPIRED),
-    int(Reason.REJECTED),
-)
-R_STATUS, R_LARGE, R_TRIGGER, R_STALE = (
-    int(Reason.WRONG_STATUS),
-    int(Reason.TOO_LARGE),
-    int(Reason.WOULD_TRIGGER),
-    int(Reason.STALE_VERSION),
-)
-R_CLOSING, R_MANY, R_NO_SIZE, R_SMALL = (
-    int(Reason.CLOSING),
-    int(Reason.TOO_MANY),
-    int(Reason.NO_SIZE),
-    int(Reason.TOO_SMALL),
-)
-E_MARKET, E_LIMIT, E_STOP, E_TRAILING, E_HELD = (int(k) for k in EntryKind)
-BY_COST, BY_RISK = int(SizeKind.COST), int(SizeKind.RISK)
-AT_PRICE, AT_DISTANCE = int(Target.PRICE), int(Target.DISTANCE)
-EVEN_OFF, EVEN_FEES = int(Even.OFF), int(Even.FEES)
-MAKER, TAKER = int(Liquidity.MAKER), int(Liquidity.TAKER)
-F_ENTRY, F_SIZE, F_RESIZE, F_STOP, F_TRAILING, F_EVEN = (
-    int(Field.ENTRY),
-    int(Field.SIZE),
-    int(Field.RESIZE),
-    int(Field.STOP),
-    int(Field.TRAILING),
-    int(Field.EVEN),
-)
-F_LEVELS, F_TTP, F_HOLD, F_EXPIRY = (
-    int(Field.LEVELS),
-    int(Field.TRAILING_TAKE_PROFIT),
-    int(Field.MAX_HOLD),
-    int(Field.ENTRY_EXPIRY),
-)
-
-
-# --- reading a row --------------------------------------------------------------------------------------------------
-
-
-@kernel
-def held(row):
-    """What the position is, in units."""
-    return row.entered - row.exited
-
-
-@kernel
-def effective_stop(row):
-    """The tightest of the stops that stand; NONE if there is none."""
-    return max(row.stop_x, max(row.even_x, row.trail_x))
-
-
-@kernel
-def first_level(row):
-    """Index of the first level's leg."""
-    return row.leg + row.rungs
-
-
-@kernel
-def exit_leg(row):
-    """Index of the first leg that exits use."""
-    return row.leg + row.rungs + row.level_slots
-
-
-@kernel
-def is_waiting(leg):
-    """Whether a level or rung has sent nothing yet and still may."""
-    return leg.status == LEG_PENDING or (leg.status == LEG_TRIGGERED and leg.sent == 0)
-
-
-@kernel
-def is_running(leg):
-    """Whether a trailing take-profit has been reached and has not turned yet."""
-    return leg.status == LEG_TRIGGERED and leg.sent == 0 and leg.mark != NONE
-
-
-@kernel
-def in_flight(row, legs, markets_only):
-    """What exit children have been sent for and have not filled; optionally only market orders, which cannot be called back."""
-    total = 0
-    for j in range(first_level(row), row.end):
-        leg = legs[j]
-        if leg.sent and leg.role != ADD and not (markets_only and leg.limit):
-            total += leg.quantity - leg.filled
-    return total
-
-
-@kernel
-def free(row, legs):
-    """What is held and not in flight."""
-    return held(row) - in_flight(row, legs, False)
-
-
-@kernel
-def anything_sent(row, legs):
-    """Whether any child order is out."""
-    for j in range(row.leg, row.end):
-        if legs[j].sent:
-            return True
-    return False
-
-
-@kernel
-def entry_open(row, legs):
-    """Whether something of the entry waits or is out."""
-    for j in range(row.leg, first_level(row)):
-        if legs[j].sent or legs[j].status == LEG_PENDING:
-            return True
-    return False
-
-
-@kernel
-def met_falling(now, threshold):
-    """The price at which a fall to `now.x` met `threshold`: its own on a continuous tick that came from above."""
-    return threshold if now.continuous and now.before > threshold else now.x
-
-
-@kernel
-def met_rising(now, threshold):
-    """The price at which a rise to `now.x` met `threshold`."""
-    return threshold if now.continuous and now.before < threshold else now.x
-
-
-# --- writing events -------------------------------------------------------------------------------------------------
-
-
-@rare
-def emit(row, now, out, kind, role, level, x, quantity, liquidity, reason):
-    """Append one event; `x` is mirrored, NONE for no price."""
-    event = out[now.n]
-    now.n += 1
-    stop = effective_stop(row)
-    event.order = now.order
-    event.seq = row.seq
-    event.ts = now.ts
-    event.tick = now.tick
-    event.kind = kind
-    event.role = role
-    event.level = level
-    event.liquidity = liquidity
-    event.status = row.status
-    event.reason = reason
-    event.price = NONE if x == NONE else row.side * x
-    event.quantity = quantity
-    event.stop = NONE if stop == NONE else row.side * stop
-    event.mark = NONE if row.bought == 0 else row.side * row.mark
-    row.seq += 1
-
-
-# --- what follows from the average entry ------------------------------------------------------------------------------
-
-
-@rare
-def from_average(row, fraction, down):
-    """average · (1 + fraction) as a mirrored price, rounded down or up in the mirror."""
-    return row.side * ratio(row.bought, SCALE, down == (row.side < 0), row.cost, SCALE + fraction, 0, 0, 0, 0)
-
-
-@rare
-def resolve(row, kind, value, down):
-    """A target as a mirrored price; NONE if there is none."""
-    if kind == AT_DISTANCE:
-        return from_average(row, value, down)
-    return value if kind == AT_PRICE else NONE
-
-
-@rare
-def even_price(row, fills):
-    """The break-even price, mirrored, rounded down."""
-    if row.even != EVEN_FEES:
-        return from_average(row, row.side * row.even_offset, True)
-    sign, up = row.side, row.side < 0
-    after_exit = SCALE - sign * fills.fee_taker
-    if fills.base_fee and sign > 0:
-        return ratio(row.entered, after_exit, up, row.cost, SCALE, 0, 0, 0, 0)
-    maker, taker = SCALE + sign * fills.fee_maker, SCALE + sign * fills.fee_taker
-    free_of_fees = row.cost - row.cost_maker - row.cost_taker
-    return sign * ratio(row.bought, after_exit, up, row.cost_maker, maker, row.cost_taker, taker, free_of_fees, SCALE)
-
-
-@rare
-def resolve_all(row, legs, fills):
-    """Everything measured from the average entry, after that has moved."""
-    row.stop_x = resolve(row, row.stop_kind, row.stop_value, True)
-    row.stop_limit_x = resolve(row, row.stop_limit_kind, row.stop_limit_value, True)
-    row.emergency_x = resolve(row, row.emergency_kind, row.emergency_value, True)
-    row.activation_x = resolve(row, row.activation_kind, row.activation_value, False)
-    row.even_x = even_price(row, fills) if row.even_fired else NONE
-    for j in range(first_level(row), first_level(row) + row.levels):
-        if is_waiting(legs[j]):
-            legs[j].x = resolve(row, legs[j].target_kind, legs[j].target_value, False)
-
-
-@rare
-def assign(row, legs):
-    """Split what is free over the levels that have sent nothing, by size, the runner being one more share."""
-    if row.by_remaining:
-        return
-    start, stop = first_level(row), first_level(row) + row.levels
-    whole = row.runner
-    for j in range(start, stop):
-        if is_waiting(legs[j]):
-            whole += legs[j].weight
-    pool = max(free(row, legs), 0)
-    size, given = 0, 0
-    for j in range(start, stop):
-        if is_waiting(legs[j]):
-            size += legs[j].weight
-            upto = share(pool, size, whole)
-            legs[j].quantity = upto - given
-            given = upto
-
-
-@kernel
-def move_trail(row):
-    """The trailing stop that belongs to the water mark."""
-    row.trail_x = floor_rate(row.mark, SCALE - row.side * row.trail_rate) if row.armed else NONE
-
-
-# --- booking -----------------------------------------------------------------------------------------------------------
-
-
-@kernel
-def watch_price(row, x):
-    """Remember the worst and the best price seen while something was held."""
-    row.worst = min(row.worst, x)
-    row.best = max(row.best, x)
-
-
-@rare
-def book_entry(row, legs, fills, now, x, quantity, liquidity):
-    """A fill that adds to the position; liquidity 0 for coins that were held already."""
-    amount = row.side * x * quantity
-    row.bought += quantity
-    row.cost += amount
-    if liquidity == MAKER:
-        row.bought_maker += quantity
-        row.cost_maker += amount
-    elif liquidity == TAKER:
-        row.bought_taker += quantity
-        row.cost_taker += amount
-    row.entered = row.bought
-    if fills.base_fee and row.side > 0:
-        maker, taker = row.bought_maker, row.bought_taker
-        parts = maker % SCALE * (SCALE - fills.fee_maker) + taker % SCALE * (SCALE - fills.fee_taker)
-        net = maker // SCALE * (SCALE - fills.fee_maker) + taker // SCALE * (SCALE - fills.fee_taker) + parts // SCALE
-        row.entered = row.bought - maker - taker + net
-    if row.status == S_PENDING:
-        row.status = S_ACTIVE
-        row.reason = R_NONE
-        row.first_fill = now.ts
-        row.first_tick = now.tick
-        row.mark = from_average(row, 0, True)
-        row.armed = row.trail_rate > 0 and row.activation_kind == 0
-        move_trail(row)
-    resolve_all(row, legs, fills)
-    assign(row, legs)
-
-
-@rare
-def book_exit(row, now, x, quantity, liquidity):
-    """A fill that takes from the position."""
-    amount = row.side * x * quantity
-    row.exited += quantity
-    row.proceeds += amount
-    if liquidity == MAKER:
-        row.proceeds_maker += amount
-    row.last_exit = now.ts
-
-
-@rare
-def fire_break_even(row, fills, now, out):
-    """Move the stop to break-even if enough levels are filled."""
-    if row.even != EVEN_OFF and not row.even_fired and row.filled_levels >= row.even_after and held(row) > 0:
-        row.even_fired = 1
-        row.even_x = even_price(row, fills)
-        emit(row, now, out, BREAK_EVEN, EVEN_STOP, -1, row.even_x, 0, 0, R_NONE)
 
 
 @rare
@@ -371,9 +127,6 @@ def end(row, now, out, status, reason):
     row.reason = reason
     row.timer = NONE
     emit(row, now, out, ENDED, ROLE_NONE, -1, NONE, held(row), 0, reason)
-
-
-# --- child orders --------------------------------------------------------------------------------------------------------
 
 
 @rare
@@ -426,56 +179,6 @@ def match_at(row, legs, fills, now, out, j, x, arriving):
     quantity = take_volume(now, leg.quantity - leg.filled)
     if quantity > 0:
         book(row, legs, fills, now, out, j, seen, price, quantity, liquidity)
-
-
-@rare
-def request_cancel(row, legs, fills, now, out, j):
-    """Ask the venue to cancel leg `j`; with zero latency that is done at once."""
-    leg = legs[j]
-    if leg.sent and leg.limit and leg.cancel_due == NONE:
-        leg.cancel_due = now.ts + fills.latency
-        if fills.latency == 0:
-            cancel_leg(row, legs, now, out, j)
-
-
-@rare
-def cancel_leg(row, legs, now, out, j):
-    """Leg `j` is over; what it had not filled is given back."""
-    leg = legs[j]
-    leg.sent = 0
-    leg.cancel_due = NONE
-    leg.status = LEG_CANCELLED
-    emit(row, now, out, CANCELLED, leg.role, leg.number, NONE, leg.quantity - leg.filled, 0, R_NONE)
-
-
-@rare
-def cancel_open(row, legs, fills, now, out):
-    """OCO: what waits is cancelled, what rests at the venue is asked back."""
-    row.opening = 0
-    for j in range(row.leg, row.end):
-        if exit_leg(row) <= j < exit_leg(row) + row.exits:
-            continue
-        if is_waiting(legs[j]):
-            cancel_leg(row, legs, now, out, j)
-        else:
-            request_cancel(row, legs, fills, now, out, j)
-
-
-@rare
-def cancel_exits(row, legs, fills, now, out):
-    """Ask back a stop-limit that rests."""
-    for j in range(exit_leg(row), exit_leg(row) + row.exits):
-        request_cancel(row, legs, fills, now, out, j)
-
-
-@rare
-def cancel_entry(row, legs, fills, now, out):
-    """Stop entering."""
-    for j in range(row.leg, first_level(row)):
-        if legs[j].status == LEG_PENDING:
-            cancel_leg(row, legs, now, out, j)
-        else:
-            request_cancel(row, legs, fills, now, out, j)
 
 
 @rare
@@ -559,9 +262,6 @@ def escalate(row, legs, fills, now, out, role, x):
     emit(row, now, out, TRIGGERED, role, -1, x, held(row) - in_flight(row, legs, True), 0, R_NONE)
     cancel_exits(row, legs, fills, now, out)
     settle(row, legs, fills, now, out)
-
-
-# --- one tick --------------------------------------------------------------------------------------------------------------
 
 
 @rare
@@ -739,9 +439,6 @@ def watch_levels(row, legs, fills, now, out):
                 return
 
 
-# --- the entry -------------------------------------------------------------------------------------------------------------
-
-
 @rare
 def size_at(row, x):
     """The quantity that the order's size means at a mirrored price; 0 or less if there is none."""
@@ -850,346 +547,3 @@ def open_rest(row, legs, fills, now, out):
     legs[row.leg].quantity = max(quantity, 0)
     trigger_entry(row, legs, fills, now, out, row.leg, now.last)
     return True
-
-
-# --- commands ----------------------------------------------------------------------------------------------------------------
-
-
-@rare
-def refuse(row, now, out, command, reason):
-    """Say no; nothing changes."""
-    emit(row, now, out, ACTION_REFUSED, command.role, -1, command.price, asked(row, now, command), 0, reason)
-
-
-@rare
-def take(row, now, out, command, quantity):
-    """Say yes."""
-    emit(row, now, out, ACTION, command.role, -1, command.price, quantity, 0, R_NONE)
-
-
-@rare
-def command(rows, i, legs, edits, edit_legs, backup, fills, now, out, command):
-    """Apply one action to order `i`. `now.last` is the price that it sees."""
-    row = rows[i]
-    role = command.role
-    if command.version >= 0 and command.version != row.seq:
-        refuse(row, now, out, command, R_STALE)
-    elif row.cancelling or (row.closing and role != CLOSE and role != CANCEL):
-        refuse(row, now, out, command, R_CLOSING)
-    elif role == OPEN_NOW:
-        open_now(row, legs, fills, now, out, command)
-    elif role == EDIT:
-        edit(rows, i, legs, edits, edit_legs, backup, fills, now, out, command)
-    elif role == ADD:
-        if row.bought == 0:
-            plan_more(row, legs, now, out, command)
-        else:
-            add_funds(row, legs, fills, now, out, command)
-    elif role == REDUCE:
-        if row.bought == 0:
-            plan_less(row, legs, now, out, command)
-        else:
-            reduce_funds(row, legs, fills, now, out, command)
-    elif role == CLOSE:
-        if row.bought == 0:
-            refuse(row, now, out, command, R_STATUS)
-        else:
-            take(row, now, out, command, 0)
-            if not row.closing:
-                decide_exit(row, legs, fills, now, out, CLOSE, now.last, 0)
-            elif row.exit_limit:
-                escalate(row, legs, fills, now, out, CLOSE, now.last)
-    else:
-        take(row, now, out, command, 0)
-        row.cancelling = 1
-        cancel_open(row, legs, fills, now, out)
-        cancel_exits(row, legs, fills, now, out)
-        settle(row, legs, fills, now, out)
-
-
-@rare
-def open_now(row, legs, fills, now, out, command):
-    """Stop waiting and enter at market; refused if the entry is already on its way as a market order."""
-    waits = row.bought == 0 and not row.opening
-    for j in range(row.leg, first_level(row)):
-        if legs[j].sent and not legs[j].limit:
-            waits = False
-    if not waits:
-        refuse(row, now, out, command, R_STATUS)
-        return
-    take(row, now, out, command, 0)
-    row.opening = 1
-    cancel_entry(row, legs, fills, now, out)
-    settle(row, legs, fills, now, out)
-
-
-@rare
-def is_out(row, legs):
-    """Whether a child of the entry is out, so that its size can no longer be planned, or nothing of the entry waits."""
-    waits = False
-    for j in range(row.leg, first_level(row)):
-        if legs[j].sent:
-            return True
-        waits = waits or legs[j].status == LEG_PENDING
-    return not waits
-
-
-@rare
-def plan(row, legs, change):
-    """Change the planned size of an order that has bought nothing yet."""
-    row.extra += change
-    if row.planned > 0:
-        row.planned += change
-        share_rungs(row, legs)
-
-
-@rare
-def share_rungs(row, legs):
-    """Give each waiting rung its share of the planned size."""
-    size, given = 0, 0
-    for j in range(row.leg, first_level(row)):
-        size += legs[j].weight
-        upto = share(row.planned, size, 100 * SCALE)
-        if legs[j].status == LEG_PENDING:
-            legs[j].quantity = upto - given
-        given = upto
-
-
-@rare
-def asked(row, now, command):
-    """The quantity of an add, which may have been given as cost."""
-    if not command.by_cost:
-        return command.quantity
-    return command.quantity // (now.last * row.side if command.price == NONE else command.price * row.side)
-
-
-@rare
-def plan_more(row, legs, now, out, command):
-    """Add funds before anything was bought."""
-    if is_out(row, legs):
-        refuse(row, now, out, command, R_STATUS)
-        return
-    quantity = asked(row, now, command)
-    plan(row, legs, quantity)
-    take(row, now, out, command, quantity)
-
-
-@rare
-def plan_less(row, legs, now, out, command):
-    """Reduce funds before anything was bought."""
-    if is_out(row, legs):
-        refuse(row, now, out, command, R_STATUS)
-    elif row.planned > 0 and command.quantity >= row.planned:
-        refuse(row, now, out, command, R_LARGE)
-    else:
-        plan(row, legs, -command.quantity)
-        take(row, now, out, command, command.quantity)
-
-
-@rare
-def slot(row, legs):
-    """A leg that an add or reduce can use; -1 if all are out."""
-    for j in range(exit_leg(row) + row.exits, row.end):
-        if not legs[j].sent:
-            return j
-    return -1
-
-
-@rare
-def send_extra(row, legs, fills, now, out, command, j, number, quantity):
-    """Send an add or reduce."""
-    leg = legs[j]
-    leg.role = command.role
-    leg.number = number
-    leg.limit = command.limit
-    leg.price = command.price
-    send(row, legs, fills, now, j, now.last, quantity)
-
-
-@rare
-def add_funds(row, legs, fills, now, out, command):
-    """Buy more."""
-    quantity = asked(row, now, command)
-    price = row.side * (now.last if command.price == NONE else command.price)
-    j = slot(row, legs)
-    if j < 0:
-        refuse(row, now, out, command, R_MANY)
-    elif quantity <= 0 or quantity < fills.min_quantity or quantity * price < fills.min_notional:
-        take(row, now, out, command, quantity)
-        reason = R_NO_SIZE if quantity <= 0 else R_SMALL
-        emit(row, now, out, REJECTED, ADD, row.adds, row.side * price, quantity, 0, reason)
-    else:
-        take(row, now, out, command, quantity)
-        send_extra(row, legs, fills, now, out, command, j, row.adds, quantity)
-        row.adds += 1
-
-
-@rare
-def reduce_funds(row, legs, fills, now, out, command):
-    """Sell some."""
-    j = slot(row, legs)
-    if command.quantity > free(row, legs):
-        refuse(row, now, out, command, R_LARGE)
-    elif j < 0:
-        refuse(row, now, out, command, R_MANY)
-    else:
-        take(row, now, out, command, command.quantity)
-        send_extra(row, legs, fills, now, out, command, j, row.adds, command.quantity)
-        row.adds += 1
-
-
-@rare
-def edit(rows, i, legs, edits, edit_legs, backup, fills, now, out, command):
-    """Take over the fields of `command.mask` from row `command.edit` of the edited specs."""
-    row = rows[i]
-    new = edits[command.edit]
-    mask = command.mask
-    kept = 0
-    for j in range(first_level(row), first_level(row) + row.levels):
-        if legs[j].status != LEG_PENDING:
-            kept += 1
-    entry_sent = row.opening > 0
-    for j in range(row.leg, first_level(row)):
-        entry_sent = entry_sent or legs[j].status != LEG_PENDING
-    if ((mask & (F_ENTRY | F_SIZE)) and (row.bought > 0 or entry_sent)) or (command.living and row.bought == 0):
-        refuse(row, now, out, command, R_STATUS)
-        return
-    if (mask & F_LEVELS) and kept + new.levels > row.level_slots:
-        refuse(row, now, out, command, R_MANY)
-        return
-    backup[0] = rows[i]
-    fired = row.even_fired
-    copy_fields(row, new, mask)
-    if row.bought > 0:
-        refresh(row, fills, mask)
-        level = NONE
-        if mask & F_LEVELS and new.levels > 0:
-            first = edit_legs[first_level(new)]
-            level = resolve(row, first.target_kind, first.target_value, False)
-        stop = row.stop_x if mask & F_STOP else NONE
-        stop = max(stop, row.trail_x if mask & F_TRAILING else NONE)
-        stop = max(stop, row.even_x if mask & F_EVEN else NONE)
-        if mask & F_TTP:
-            for j in range(first_level(row), first_level(row) + row.levels):
-                if is_running(legs[j]) and row.ttp_rate > 0:
-                    stop = max(stop, floor_rate(legs[j].mark, SCALE - row.side * row.ttp_rate))
-        triggers = now.last <= stop or (level != NONE and now.last >= level)
-        if triggers and not command.force:
-            rows[i] = backup[0]
-            refuse(row, now, out, command, R_TRIGGER)
-            return
-    if mask & F_TTP and row.ttp_rate == 0:
-        for j in range(first_level(row), first_level(row) + row.levels):
-            if is_running(legs[j]):
-                legs[j].status = LEG_PENDING
-                legs[j].mark = NONE
-    if mask & F_LEVELS:
-        replace_levels(row, legs, new, edit_legs)
-    if mask & F_ENTRY:
-        replace_rungs(row, legs, new, edit_legs)
-    if mask & (F_ENTRY | F_SIZE | F_RESIZE) and row.bought == 0 and not entry_sent:
-        row.planned = new.planned + row.extra if new.planned > 0 else 0
-        share_rungs(row, legs)
-    if row.even_fired and not fired:
-        row.even_fired = 0
-        row.even_x = NONE
-    take(row, now, out, command, 0)
-    fire_break_even(row, fills, now, out)
-
-
-@rare
-def copy_fields(row, new, mask):
-    """Configuration of the fields in `mask`."""
-    if mask & F_ENTRY:
-        row.entry_kind = new.entry_kind
-        row.entry_x = new.entry_x
-        row.entry_limit = new.entry_limit
-        row.entry_rate = new.entry_rate
-        row.entry_activation = new.entry_activation
-        row.entry_armed = 0
-    if mask & (F_ENTRY | F_SIZE):
-        row.size_kind = new.size_kind
-        row.amount = new.amount
-    if mask & F_SIZE:
-        row.by_remaining = new.by_remaining
-        row.extra = 0
-    if mask & F_STOP:
-        row.stop_kind = new.stop_kind
-        row.stop_value = new.stop_value
-        row.stop_limit_kind = new.stop_limit_kind
-        row.stop_limit_value = new.stop_limit_value
-        row.emergency_kind = new.emergency_kind
-        row.emergency_value = new.emergency_value
-        row.timeout = new.timeout
-        row.timer = NONE
-    if mask & F_TRAILING:
-        if row.activation_kind != new.activation_kind or row.activation_value != new.activation_value:
-            row.armed = 0
-        row.trail_rate = new.trail_rate
-        row.activation_kind = new.activation_kind
-        row.activation_value = new.activation_value
-    if mask & F_EVEN:
-        row.even = new.even
-        row.even_after = new.even_after
-        row.even_offset = new.even_offset
-    if mask & F_LEVELS:
-        row.runner = new.runner
-    if mask & F_TTP:
-        row.ttp_rate = new.ttp_rate
-    if mask & F_HOLD:
-        row.max_hold = new.max_hold
-    if mask & F_EXPIRY:
-        row.entry_expiry = new.entry_expiry
-
-
-@rare
-def refresh(row, fills, mask):
-    """What edited fields mean for a position that is held."""
-    row.stop_x = resolve(row, row.stop_kind, row.stop_value, True)
-    row.stop_limit_x = resolve(row, row.stop_limit_kind, row.stop_limit_value, True)
-    row.emergency_x = resolve(row, row.emergency_kind, row.emergency_value, True)
-    row.activation_x = resolve(row, row.activation_kind, row.activation_value, False)
-    if mask & F_TRAILING:
-        row.armed = row.trail_rate > 0 and (row.armed > 0 or row.activation_kind == 0)
-        move_trail(row)
-    if mask & F_EVEN:
-        row.even_fired = row.even != EVEN_OFF and row.filled_levels >= row.even_after
-        row.even_x = even_price(row, fills) if row.even_fired else NONE
-
-
-@rare
-def replace_levels(row, legs, new, edit_legs):
-    """The levels that have not triggered give way to the edited ones; the runner is what both leave of 100 per cent."""
-    begin = first_level(row)
-    to = begin
-    size = 0
-    for j in range(begin, begin + row.levels):
-        if legs[j].status != LEG_PENDING:
-            size += legs[j].weight
-            if to != j:
-                legs[to] = legs[j]
-            to += 1
-    for k in range(new.levels):
-        legs[to + k] = edit_legs[first_level(new) + k]
-        legs[to + k].number = to - begin + k
-        size += legs[to + k].weight
-    for j in range(to + new.levels, begin + row.level_slots):
-        legs[j].status = LEG_CANCELLED
-        legs[j].quantity = 0
-    row.levels = to - begin + new.levels
-    row.runner = 0 if row.by_remaining else max(100 * SCALE - size, 0)
-    if row.bought > 0:
-        for j in range(to, to + new.levels):
-            legs[j].x = resolve(row, legs[j].target_kind, legs[j].target_value, False)
-        assign(row, legs)
-
-
-@rare
-def replace_rungs(row, legs, new, edit_legs):
-    """The entry starts anew."""
-    for k in range(row.rungs):
-        if k < new.rungs and edit_legs[new.leg + k].status == LEG_PENDING:
-            legs[row.leg + k] = edit_legs[new.leg + k]
-        else:
-            legs[row.leg + k].status = LEG_CANCELLED
-            legs[row.leg + k].quantity = 0

@@ -6,6 +6,7 @@ never or always hold of the kernel itself.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from decimal import Decimal
@@ -15,9 +16,14 @@ import numpy as np
 import pytest
 import strategies
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from oracle import replay_one
 
 import smartorders_lab as so
+from smartorders_lab import replays
+from smartorders_lab.engine import advance
+from smartorders_lab.lower import Table, lower_fills, suit
+from smartorders_lab.rows import EVENT, NOW, ORDER, table
 
 EXAMPLES = int(os.environ.get("SMARTORDERS_EXAMPLES", "60" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "600"))
 random_cases = settings(
@@ -140,3 +146,47 @@ def test_many_orders_do_not_know_one_another() -> None:
         alone = so.replay(orders[i], ticks, starts=int(starts[i])).events
         ours = together.events.filter(together.events["order"] == i)
         assert ours.drop("order").equals(alone.drop("order"))
+
+
+@random_cases
+@given(strategies.cases(), st.lists(st.integers(0, 60), max_size=4))
+def test_cutting_the_tape_changes_nothing(case: strategies.Case, cuts: list[int]) -> None:
+    """A year of ticks at once or one tick at a time: every event and every row comes out the same."""
+    if case.poll_interval or (case.start or 0) > case.ticks[-1].ts:
+        return  # with polling, whether a tick is the last of its interval shows only in the next one
+    bars = any(tick.bar for tick in case.ticks)
+    places = sorted({min(cut - cut % 4 if bars else cut, len(case.ticks)) for cut in cuts} | {0, len(case.ticks)})
+    whole, pieces = engine_run(case, [0, len(case.ticks)]), engine_run(case, places)
+    for a, b in zip(whole, pieces, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def engine_run(case: strategies.Case, cuts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Events, order row and legs after running a case in chunks between the cuts."""
+    ticks = kernel_run.tape_of(case.ticks, case.instrument)
+    created, cursors = replays._starts(None if case.start is None else [case.start], 1, ticks)
+    instrument = suit(ticks.instrument, [case.order], case.actions, replays._top(ticks))
+    book = Table([case.order], instrument, replays._scripts([case.order], list(case.actions), created), case.fills)
+    book.orders.created, book.orders.cursor = created, cursors
+    model = lower_fills(case.fills, instrument, 0)
+    view = ticks.view(case.order.trigger, case.order.direction)
+    _, *arrays = replays._chunk(view, instrument, instrument, case.fills, None)
+    out, now, backup = table(EVENT, 1 << 13), table(NOW, 1), table(ORDER, 1)
+    for first, last in itertools.pairwise(cuts):
+        chunk = (first, *(replays._read_only(array[first:last]) if len(array) else array for array in arrays))
+        advance(
+            book.orders,
+            book.legs,
+            book.commands,
+            book.ends,
+            book.edits,
+            book.edit_legs,
+            backup,
+            model,
+            now,
+            out,
+            chunk,
+            0,
+            1,
+        )
+    return np.array(out[: now[0].n]), np.array(book.orders), np.array(book.legs)
