@@ -480,12 +480,17 @@ def _priced(
 
 
 def _digits(prices: Mapping[str, np.ndarray], notes: list[str]) -> int:
-    """Digits after the point that hold every price exactly, or to 1e-9 of the lowest, which is noted."""
-    for digits in range(13):
-        if all(_exact(values[:1000], digits) and _exact(values, digits) for values in prices.values()):
-            return digits
+    """Digits after the point that hold every price exactly and are at least as fine as 1e-4 of the lowest.
+
+    A tape of whole prices around 100 says nothing about its market's increment; in steps of 1 a stop at 107.80 would be
+    107, and a slippage of a basis point 1 %. Prices that no power of ten holds are rounded to 1e-9 of the lowest, which is noted.
+    """
     low = min(float(values.min()) for values in prices.values())
     high = max(float(values.max()) for values in prices.values())
+    fine = ceil(4 - log10(low))
+    for digits in range(13):
+        if all(_exact(values[:1000], digits) and _exact(values, digits) for values in prices.values()):
+            return max(digits, min(fine, floor(log10(_FLOAT_DIGITS) - log10(high)) - 1))
     fine, room = ceil(9 - log10(low)), floor(log10(MAX_UNITS) - log10(high))
     digits = max(0, min(fine, room, 22))
     notes.append(f"prices rounded to 1e-{digits}: no coarser power of ten holds them exactly")

@@ -41,7 +41,7 @@ def prices(ticks: Ticks, name: str = "price") -> list[float]:
         ("trades_binance_spot_BTCUSDT_20240808", 19_904, "0.01", "2024-08-08"),
         ("trades_binance_usdm_ETHUSDT_20240808", 14_076, "0.01", "2024-08-08"),
         ("trades_binance_spot_XRPETH_20191011", 12_477, "0.00000001", "2019-10-11"),
-        ("trades_bitstamp_BTCUSD_2011", 9_999, "0.01", "2011-09-13"),
+        ("trades_bitstamp_BTCUSD_2011", 9_999, "0.0001", "2011-09-13"),
     ],
 )
 def test_real_trades(market_data, name, rows, increment, dated):
@@ -378,7 +378,14 @@ def test_prices_on_a_power_of_ten_grid_round_trip(digits, units):
     assert exact == [Decimal(unit).scaleb(-digits) for unit in units]
     assert prices(ticks) == values
     coarser = ticks.instrument.price_increment * 10
-    assert coarser > 1 or any(value % coarser for value in exact)
+    fine_enough = coarser <= min(exact) * Decimal("1e-4")
+    assert not fine_enough or any(value % coarser for value in exact)
+
+
+def test_whole_prices_do_not_make_whole_steps():
+    ticks = Ticks.from_arrays(range(NS, NS + 2), [100.0, 110.0])
+    assert ticks.instrument.price_increment == Decimal("0.01")
+    assert ticks.price.tolist() == [10_000, 11_000]
 
 
 def test_increment_is_common_to_all_prices():
@@ -454,7 +461,7 @@ EXPECTED = {
 
 
 def bars(path: str = "pessimistic") -> Ticks:
-    return Ticks.from_bars(ROWS, path)
+    return Ticks.from_bars(ROWS, path, instrument=Instrument(price_increment=1))
 
 
 @pytest.mark.parametrize(("path", "direction"), EXPECTED)
