@@ -183,7 +183,7 @@ def m4(ts: np.ndarray, values: np.ndarray, points: int) -> np.ndarray:
     kept = []
     for start, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
         column = values[start:stop]
-        kept += [start, start + int(column.argmin()), start + int(column.argmax()), stop - 1]
+        kept += [start, start + int(np.argmin(column)), start + int(np.argmax(column)), stop - 1]
     return np.unique(kept)
 
 

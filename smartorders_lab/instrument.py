@@ -12,9 +12,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal, Invali
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from .errors import DataError
+from .errors import DataError, Problem, SpecError
 
 MAX_UNITS = 2**53
 """Largest price or quantity, in units: the integers that a float64 still holds exactly."""
@@ -26,7 +26,9 @@ def decimal(value: object) -> Decimal:
         raise ValueError("not a number")
     try:
         number = (
-            value if isinstance(value, Decimal) else Decimal(repr(value) if isinstance(value, float) else str(value))
+            value
+            if isinstance(value, Decimal)
+            else Decimal(repr(float(value)) if isinstance(value, float) else str(value))
         )
     except InvalidOperation:
         raise ValueError("not a number") from None
@@ -45,6 +47,20 @@ class Instrument(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, /, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            lines = error.errors()
+            raise SpecError(
+                [
+                    Problem(
+                        f"Instrument.{'.'.join(map(str, e['loc']))}", e["input"], e["msg"].removeprefix("Value error, ")
+                    )
+                    for e in lines
+                ]
+            ) from None
 
     symbol: str = ""
     price_increment: Decimal = Decimal("1e-8")
@@ -68,6 +84,13 @@ class Instrument(BaseModel):
             raise ValueError("must be above 0")
         return value
 
+    @field_validator("min_quantity", "max_quantity", "min_notional")
+    @classmethod
+    def _not_negative(cls, value: Decimal | None) -> Decimal | None:
+        if value is not None and value < 0:
+            raise ValueError("must be 0 or above")
+        return value
+
     @property
     def is_spot(self) -> bool:
         """Whether the symbol names a spot market (`BTC/USDT`) rather than a derivative (`BTC/USDT:USDT`)."""
@@ -76,6 +99,8 @@ class Instrument(BaseModel):
     @classmethod
     def from_ccxt(cls, market: Mapping[str, Any]) -> Instrument:
         """The instrument of one entry of ccxt's `exchange.markets` (precision mode TICK_SIZE, as on all eight exchanges)."""
+        if not isinstance(market, Mapping) or "symbol" not in market:
+            raise DataError("market: is not an entry of ccxt's exchange.markets; pass exchange.market(symbol)")
         precision, limits = market.get("precision") or {}, market.get("limits") or {}
 
         def limit(what: str, end: str) -> Any:
@@ -92,7 +117,7 @@ class Instrument(BaseModel):
             price_increment=precision["price"],
             quantity_increment=precision["amount"],
             min_quantity=decimal(limit("amount", "min") or 0),
-            max_quantity=limit("amount", "max"),
+            max_quantity=limit("amount", "max") or None,
             min_notional=decimal(limit("cost", "min") or 0),
         )
 

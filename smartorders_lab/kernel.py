@@ -34,6 +34,7 @@ from .codes import (
     MAX_HOLD,
     R_CANCELLED,
     R_EXPIRED,
+    R_LARGE,
     R_NO_SIZE,
     R_NONE,
     R_REJECTED,
@@ -236,6 +237,8 @@ def settle(row, legs, fills, now, out):
     elif row.closing and held(row) == 0:
         stopped = row.closing == STOP_LOSS or row.closing == EVEN_STOP or row.closing == TRAILING_STOP
         end(row, now, out, S_STOPPED if stopped else S_CLOSED, row.closing)
+    elif row.bought > 0 and row.entered == 0 and not entry_open(row, legs):
+        end(row, now, out, S_CANCELLED, R_REJECTED)
     elif row.bought == 0 and row.reason != 0 and not entry_open(row, legs):
         end(row, now, out, S_CANCELLED, row.reason)
 
@@ -456,17 +459,27 @@ def size_at(row, x):
 
 
 @rare
+def refusal(row, fills, quantity, price):
+    """Why the venue would refuse an entry or add of `quantity` at `price`; R_NONE if it takes it."""
+    if quantity <= 0:
+        return R_NO_SIZE
+    if quantity > fills.most - row.bought or quantity > fills.max_quantity:
+        return R_LARGE
+    if quantity < fills.min_quantity or quantity * price < fills.min_notional:
+        return R_SMALL
+    return R_NONE
+
+
+@rare
 def trigger_entry(row, legs, fills, now, out, j, x):
     """Send rung `j`, met at `x`, unless it is too small."""
     leg = legs[j]
     quantity = leg.quantity if row.planned > 0 else size_at(row, x)
     price = row.side * (leg.price if leg.limit else x)
-    small = quantity < fills.min_quantity or quantity * price < fills.min_notional
-    if quantity <= 0 or small:
+    reason = refusal(row, fills, quantity, price)
+    if reason != R_NONE:
         leg.status = LEG_CANCELLED
-        emit(
-            row, now, out, REJECTED, ENTRY, leg.number, x, max(quantity, 0), 0, R_NO_SIZE if quantity <= 0 else R_SMALL
-        )
+        emit(row, now, out, REJECTED, ENTRY, leg.number, x, max(quantity, 0), 0, reason)
         if row.bought == 0:
             row.reason = R_REJECTED
         return

@@ -142,30 +142,7 @@ def check(order: SmartOrder, instrument: Instrument) -> list[Problem]:
     problems = order.warnings()
     if instrument.symbol and order.symbol != instrument.symbol:
         problems.append(Problem("symbol", order.symbol, f"is not the instrument's {instrument.symbol}", "use its own"))
-    if not instrument.derived:
-        for path, price in _prices(order):
-            low, high = instrument.neighbours(price)
-            if low != high:
-                problems.append(
-                    Problem(
-                        path,
-                        plain(price),
-                        f"is off the price increment {plain(instrument.price_increment)}",
-                        f"use {plain(low)} or {plain(high)}",
-                    )
-                )
-        if order.quantity is not None:
-            step = instrument.quantity_increment
-            units = instrument.quantity_units(order.quantity)
-            if units * step != order.quantity:
-                problems.append(
-                    Problem(
-                        "quantity",
-                        plain(order.quantity),
-                        f"is not a multiple of {plain(step)}",
-                        f"use {plain(units * step)} or {plain((units + 1) * step)}",
-                    )
-                )
+    problems += off_grid(instrument, absolute_prices(order), [("quantity", order.quantity)])
     planned, entry_price = planned_units(order, instrument), reference_price(order)
     if planned is not None:
         quantity = planned * instrument.quantity_increment
@@ -208,7 +185,30 @@ def check(order: SmartOrder, instrument: Instrument) -> list[Problem]:
     return problems + merged_levels(order, instrument)[1]
 
 
-def _prices(order: SmartOrder) -> list[tuple[str, Decimal]]:
+def off_grid(
+    instrument: Instrument,
+    prices: Sequence[tuple[str, Decimal | None]],
+    quantities: Sequence[tuple[str, Decimal | None]],
+) -> list[Problem]:
+    """Prices and quantities, each with its path, that lie between two increments of a published instrument."""
+    problems: list[Problem] = []
+    if instrument.derived:
+        return problems
+    for path, price in prices:
+        low, high = instrument.neighbours(price) if price is not None else (Decimal(0), Decimal(0))
+        if price is not None and low != high:
+            rule = f"is off the price increment {plain(instrument.price_increment)}"
+            problems.append(Problem(path, plain(price), rule, f"use {plain(low)} or {plain(high)}"))
+    step = instrument.quantity_increment
+    for path, quantity in quantities:
+        units = 0 if quantity is None else instrument.quantity_units(quantity)
+        if quantity is not None and units * step != quantity:
+            fix = f"use {plain(units * step)} or {plain((units + 1) * step)}" if units else f"use {plain(step)}"
+            problems.append(Problem(path, plain(quantity), f"is not a multiple of {plain(step)}", fix))
+    return problems
+
+
+def absolute_prices(order: SmartOrder) -> list[tuple[str, Decimal]]:
     """Every absolute price of a spec, with its path."""
     found: list[tuple[str, Any]] = [
         ("entry.price", order.entry.price if order.entry.kind != "held" else None),
@@ -224,46 +224,77 @@ def _prices(order: SmartOrder) -> list[tuple[str, Decimal]]:
     return [(path, price) for path, price in found if isinstance(price, Decimal)]
 
 
-def suit(instrument: Instrument, orders: Sequence[SmartOrder], actions: Sequence[Action], top: int) -> Instrument:
+def suit(
+    instrument: Instrument, orders: Sequence[SmartOrder], actions: Sequence[Action], low: int, high: int
+) -> Instrument:
     """The instrument that a run uses: a derived one gets the finest quantity increment at which nothing overflows.
 
-    `top` is the highest price of the tape, in units. Raises LimitError if even whole units would be too fine.
+    `low` and `high` are the extreme prices of the tape, in units. Raises LimitError if no increment holds every order.
     """
-    highest = max([top, *(instrument.price_units(p, ROUND_CEILING) for order in orders for _, p in _prices(order))])
+    highest = _highest(instrument, orders, high)
     if highest > MAX_UNITS:
         raise LimitError(
             f"price = {instrument.price(highest)}: more than MAX_UNITS = {MAX_UNITS} increments of {instrument.price_increment}; "
             "use a coarser price_increment"
         )
-    lowest = Fraction(instrument.price_increment)
-    largest = Fraction(0)
-    adds: dict[int, Fraction] = {}
+    lowest = instrument.price(low)
+    sizes = [_most(order, lowest) for order in orders]
     for action in actions:
         if action.kind == "add_funds":
-            more = Fraction(action.quantity) if action.quantity is not None else Fraction(action.cost) / lowest  # type: ignore[arg-type]
-            adds[action.order] = adds.get(action.order, Fraction(0)) + more
-    for i, order in enumerate(orders):
-        if order.quantity is not None:
-            size = Fraction(order.quantity)
-        else:
-            planned = planned_units(order, instrument.model_copy(update={"quantity_increment": Decimal("1e-18")}))
-            size = Fraction(planned, 10**18) if planned else Fraction(0)
-        largest = max(largest, size + adds.get(i, Fraction(0)))
+            added = action.quantity if action.quantity is not None else action.cost / (action.price or lowest)  # type: ignore[operator]
+            sizes[action.order] += Fraction(added)
+    money = max((Fraction(order.cost or order.risk or 0) for order in orders), default=Fraction(0))
+    money = max([money, *(Fraction(a.cost or 0) for a in actions)]) / Fraction(instrument.price_increment)
+    largest = max(sizes)
     for digits in range(8, -1, -1):
         increment = Decimal(1).scaleb(-digits) if instrument.derived else instrument.quantity_increment
         units = largest / Fraction(increment)
-        if units <= MAX_UNITS and units * highest <= MAX_NOTIONAL_UNITS:
-            return (
-                instrument
-                if increment == instrument.quantity_increment
-                else instrument.model_copy(update={"quantity_increment": increment})
-            )
+        if units <= MAX_UNITS and max(units * highest, money / Fraction(increment)) <= MAX_NOTIONAL_UNITS:
+            fitted = instrument.model_copy(update={"quantity_increment": increment})
+            _no_finer(fitted, orders, largest)
+            return fitted
         if not instrument.derived:
             break
+    i = sizes.index(largest)
+    name = next(n for n in ("quantity", "cost", "risk") if getattr(orders[i], n) is not None)
     raise LimitError(
-        f"quantity = {float(largest):g} at prices up to {instrument.price(highest)}: more than MAX_NOTIONAL_UNITS = 2^61 increments; "
-        "use coarser increments or smaller orders"
+        f"orders[{i}].{name} = {plain(getattr(orders[i], name))}: at prices up to {instrument.price(highest)} it may come to more than "
+        f"2^61 (MAX_NOTIONAL_UNITS) steps of {instrument.price_increment} times {plain(instrument.quantity_increment)}; "
+        "make the order smaller, or give an Instrument with coarser increments"
     )
+
+
+def _highest(instrument: Instrument, orders: Sequence[SmartOrder], high: int) -> int:
+    """The highest price that the tape or an order names, in units."""
+    named = {
+        id(o): max((instrument.price_units(p, ROUND_CEILING) for _, p in absolute_prices(o)), default=0) for o in orders
+    }
+    return max(high, *named.values())
+
+
+def _most(order: SmartOrder, lowest: Decimal) -> Fraction:
+    """The largest quantity that a size can come to, roughly for `risk`: what is larger still is rejected when it triggers."""
+    if order.quantity is not None:
+        return Fraction(order.quantity)
+    if order.cost is not None:
+        return Fraction(order.cost) / Fraction(min([lowest, *(r.price for r in order.entry.rungs)]))
+    assert order.risk is not None
+    assert order.stop_loss is not None
+    target, price = order.stop_loss.target, reference_price(order) or Fraction(lowest)
+    away = abs(Fraction(target.fraction)) * price if isinstance(target, Distance) else abs(price - Fraction(target))
+    return Fraction(order.risk) / max(away, price / 10_000)
+
+
+def _no_finer(instrument: Instrument, orders: Sequence[SmartOrder], largest: Fraction) -> None:
+    """An order must not lose digits because of a much larger one beside it."""
+    step = instrument.quantity_increment
+    for i, order in enumerate(orders):
+        quantity = order.quantity
+        if instrument.derived and quantity is not None and quantity % step and not quantity % Decimal("1e-8"):
+            raise LimitError(
+                f"orders[{i}].quantity = {plain(quantity)}: is finer than {plain(step)}, the finest step beside an order of "
+                f"{float(largest):g}; replay them apart, or give an Instrument"
+            )
 
 
 class Layout(NamedTuple):
@@ -483,14 +514,17 @@ def _rungs(order: SmartOrder) -> int:
     return max(len(order.entry.rungs), 1)
 
 
-def lower_fills(fills: FillModel, instrument: Instrument, poll_ns: int) -> np.recarray:
-    """The fill model and the instrument's minimums as one row of FILLS."""
+def lower_fills(fills: FillModel, instrument: Instrument, poll_ns: int, highest: int) -> np.recarray:
+    """The fill model and the instrument's limits as one row of FILLS. `highest`: the highest price of the tape, in units."""
     rows = table(FILLS, 1)
     row = rows[0]
     row.fee_maker, row.fee_taker = rate_units(fills.fee_maker), rate_units(fills.fee_taker)
     row.slippage, row.latency, row.poll = rate_units(fills.slippage), fills.latency, poll_ns
     row.touch, row.base_fee = fills.touch, fills.fee_currency == "base"
     row.min_quantity = instrument.quantity_units(instrument.min_quantity, ROUND_CEILING)
+    row.most = MAX_NOTIONAL_UNITS // highest
+    largest = instrument.max_quantity
+    row.max_quantity = row.most if largest is None else min(instrument.quantity_units(largest), row.most)
     row.min_notional = int(
         (
             Fraction(instrument.min_notional)

@@ -32,7 +32,6 @@ from .codes import (
     R_MANY,
     R_NO_SIZE,
     R_NONE,
-    R_SMALL,
     R_STALE,
     R_STATUS,
     R_TRIGGER,
@@ -41,7 +40,7 @@ from .codes import (
 )
 from .exact import floor_rate, share
 from .jit import rare
-from .kernel import decide_exit, escalate, send, settle
+from .kernel import decide_exit, escalate, refusal, send, settle
 from .position import (
     assign,
     cancel_entry,
@@ -219,9 +218,9 @@ def add_funds(row, legs, fills, now, out, command):
     j = slot(row, legs)
     if j < 0:
         refuse(row, now, out, command, R_MANY)
-    elif quantity <= 0 or quantity < fills.min_quantity or quantity * price < fills.min_notional:
+    elif refusal(row, fills, quantity, price) != R_NONE:
         take(row, now, out, command, quantity)
-        reason = R_NO_SIZE if quantity <= 0 else R_SMALL
+        reason = refusal(row, fills, quantity, price)
         emit(row, now, out, REJECTED, ADD, row.adds, row.side * price, quantity, 0, reason)
     else:
         take(row, now, out, command, quantity)
@@ -233,7 +232,9 @@ def add_funds(row, legs, fills, now, out, command):
 def reduce_funds(row, legs, fills, now, out, command):
     """Sell some."""
     j = slot(row, legs)
-    if command.quantity > free(row, legs):
+    if command.quantity <= 0:
+        refuse(row, now, out, command, R_NO_SIZE)
+    elif command.quantity > free(row, legs):
         refuse(row, now, out, command, R_LARGE)
     elif j < 0:
         refuse(row, now, out, command, R_MANY)

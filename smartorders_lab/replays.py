@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel
 
 from .actions import Action
 from .errors import ActionError, DataError, LimitError, Problem, SpecError, short
 from .fields import fraction, plain
 from .fills import FillModel
 from .instrument import Instrument
-from .lower import Table, check, lower_fills, rate_units, suit
+from .lower import Table, absolute_prices, check, lower_fills, off_grid, rate_units, suit
 from .rows import EVENT, NOW, ORDER, SCALE, table
 from .run import Run, frames
 from .spec import SmartOrder
@@ -32,8 +33,8 @@ MAX_ORDERS = 2_000_000
 """Most orders of one replay; a sweep takes more, in chunks."""
 OUTLIER_AGREE = 3
 """How many consecutive prints must agree with one another before a price beyond the outlier distance is believed."""
-_EARLIEST_NS = 10**15
-"""An int below this (ns, 12 January 1970) that is no tick index either is a mistake, not a time."""
+_YEAR_NS = 366 * 86400 * 10**9
+"""An int that is no tick index and lies longer than this before the first tick is a mistake (another unit), not a time."""
 _BLOCK = 256
 """Orders per engine call: small enough for a progress bar and for Ctrl-C."""
 
@@ -77,14 +78,24 @@ def replay(
     SpecError if an order does not fit the instrument, DataError for ticks or starts, ActionError for actions,
     LimitError beyond a named limit.
     """
-    many = [orders] if isinstance(orders, SmartOrder) else list(orders)
+    many = [orders] if isinstance(orders, SmartOrder) else _list("orders", orders, "a SmartOrder or a list of them")
     if not isinstance(ticks, Ticks):
         raise DataError(
             f"ticks = {short(ticks)}: is not Ticks; read them with Ticks.read(...) or Ticks.from_arrays(...)"
         )
+    acts = _list("actions", actions, "a list: actions=[cancel(...)]")
+    if isinstance(starts, Iterable) and not isinstance(starts, (str, np.ndarray, pl.Series)):
+        starts = list(starts)
+    if fills is not None and not isinstance(fills, (FillModel, Mapping)):
+        raise SpecError(Problem("fills", fills, "is not a FillModel", 'write FillModel(fee_taker="0.1%")'))
     if not isinstance(fills, FillModel):
         fills = FillModel(**(fills or {}))
-    acts = list(actions)
+    if store is not None:
+        from .store import Store
+
+        if not isinstance(store, Store):  # opened first: a locked or broken file is found before the work is done
+            with Store(store) as opened:
+                return replay(many, ticks, starts, fills, acts, poll_interval, opened, progress, outlier, bounds, name)
     poll = _poll(poll_interval)
     _check_orders(many, ticks)
     if bounds and ticks.bars is None:
@@ -92,11 +103,12 @@ def replay(
 
     guard = None if outlier is None else _guarded(ticks, outlier)
     created, cursors = _starts(starts, len(many), ticks)
-    scripts = _scripts(many, acts, created)
-    instrument = suit(ticks.instrument, many, acts, _top(ticks))
+    scripts = _scripts(many, acts, created, ticks.instrument)
+    low, high = _range(ticks)
+    instrument = suit(ticks.instrument, many, acts, low, high)
     book = Table(many, instrument, scripts, fills)
     book.orders.created, book.orders.cursor = created, cursors
-    model = lower_fills(fills, instrument, poll)
+    model = lower_fills(fills, instrument, poll, high)
 
     started = datetime.now(UTC)
     events = _advance(many, ticks, book, model, fills, guard, progress)
@@ -123,7 +135,7 @@ def replay(
             "held_back": None if guard is None else guard[2].tolist(),
             "instrument": instrument.model_dump(mode="json"),
             "actions": [action.to_dict() for action in acts],
-            "warnings": _warnings(many, instrument),
+            "warnings": _warnings(many, ticks),
             "replayed_at": started.isoformat(timespec="seconds"),
             "seconds": round((datetime.now(UTC) - started).total_seconds(), 6),
         },
@@ -132,17 +144,17 @@ def replay(
     if bounds:
         run = _with_bounds(run, many, ticks, starts, fills, acts, poll_interval, outlier)
     if store is not None:
-        from .store import Store
-
-        if isinstance(store, Store):
-            store.save(run)
-        else:
-            with Store(store) as opened:
-                opened.save(run)
+        store.save(run)
     return run
 
 
 # --- inputs --------------------------------------------------------------------------------------------------------------
+
+
+def _list(name: str, value: Any, wanted: str) -> list[Any]:
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping, BaseModel)):
+        raise SpecError(Problem(name, value, f"must be {wanted}"))
+    return list(value)
 
 
 def _poll(value: Any) -> int:
@@ -175,13 +187,19 @@ def _check_orders(orders: list[SmartOrder], ticks: Ticks) -> None:
         raise SpecError(problems)
 
 
-def _warnings(orders: list[SmartOrder], instrument: Instrument) -> list[str]:
+def _warnings(orders: list[SmartOrder], ticks: Ticks) -> list[str]:
     found: dict[str, int] = {}
     for order in {id(o): o for o in orders}.values():
-        for problem in check(order, instrument):
+        for problem in check(order, ticks.instrument):
             if problem.level == "warning":
                 found[str(problem)] = found.get(str(problem), 0) + 1
-    return [text + (f" ({n} orders)" if n > 1 else "") for text, n in found.items()]
+    warnings = [text + (f" ({n} orders)" if n > 1 else "") for text, n in found.items()]
+    if ticks.bars is not None and any(o.entry.kind != "market" or o.trailing_stop for o in orders):
+        warnings.append(
+            f"path {ticks.path}: says which extreme of a bar came first; for an entry that waits or a trailing stop neither order is the "
+            "worst for sure; bounds=True replays them all"
+        )
+    return warnings
 
 
 def _starts(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarray]:
@@ -189,6 +207,8 @@ def _starts(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarr
     ts = ticks.ts if ticks.bars is None else ticks.view().ts
     if starts is None:
         starts = 0
+    if isinstance(starts, date) and not isinstance(starts, datetime):
+        raise DataError(f"starts = {starts}: is a date without a time; write a datetime with a zone")
     if isinstance(starts, pl.Series) and starts.dtype == pl.Datetime:
         starts = starts.dt.epoch("ns")
     if isinstance(starts, (str, datetime, int, np.integer, np.datetime64)):
@@ -205,10 +225,10 @@ def _starts(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarr
             continue
         try:
             created[i] = instant_ns(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise DataError(f"starts[{i}] = {short(value)}: {error}") from None
         cursors[i] = np.searchsorted(ts, created[i])
-        if (number is not None and number < _EARLIEST_NS) or cursors[i] >= len(ts):
+        if (number is not None and number < ts[0] - _YEAR_NS) or cursors[i] >= len(ts):
             raise DataError(
                 f"starts[{i}] = {short(value)}: lies outside the ticks; use an index below {len(ts)} "
                 f"or a time (ns) up to {instant_text(int(ts[-1]))}"
@@ -217,7 +237,7 @@ def _starts(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarr
 
 
 def _scripts(
-    orders: list[SmartOrder], actions: list[Action], created: np.ndarray
+    orders: list[SmartOrder], actions: list[Action], created: np.ndarray, instrument: Instrument
 ) -> list[list[tuple[Action, SmartOrder | None]]]:
     """Each order's actions in time order, edits with the spec after them."""
     scripts: list[list[tuple[Action, SmartOrder | None]]] = [[] for _ in orders]
@@ -240,20 +260,26 @@ def _scripts(
             before = next((s for _, s in reversed(script) if s is not None), orders[action.order])
             try:
                 spec = action.apply(before)
+                wrong = off_grid(instrument, absolute_prices(spec), [("quantity", spec.quantity)])
+                if wrong:
+                    raise SpecError(wrong)
             except SpecError as error:
                 raise SpecError(
                     [Problem(f"actions[{n}].{p.path}", p.value, p.rule, p.fix) for p in error.problems]
                 ) from None
+        off = off_grid(instrument, [("price", action.price)], [("quantity", action.quantity)])
+        if off:
+            raise SpecError([Problem(f"actions[{n}].{p.path}", p.value, p.rule, p.fix) for p in off])
         script.append((action, spec))
     return scripts
 
 
-def _top(ticks: Ticks) -> int:
-    return (
-        max(int(series.max()) for series in (ticks.price, ticks.bid, ticks.ask, ticks.mark) if series is not None)
-        if (ticks.bars is None)
-        else int(ticks.bars.high.max())
-    )
+def _range(ticks: Ticks) -> tuple[int, int]:
+    """The lowest and the highest price that the ticks hold, in units."""
+    if ticks.bars is not None:
+        return int(ticks.bars.low.min()), int(ticks.bars.high.max())
+    series = [s for s in (ticks.price, ticks.bid, ticks.ask, ticks.mark) if s is not None]
+    return min(int(s.min()) for s in series), max(int(s.max()) for s in series)
 
 
 def _guarded(ticks: Ticks, outlier: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

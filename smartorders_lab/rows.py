@@ -308,11 +308,13 @@ FILLS = np.dtype(
         ("poll", "i8"),
         ("min_quantity", "i8"),
         ("min_notional", "i8"),
+        ("max_quantity", "i8"),
+        ("most", "i8"),
         ("touch", "i8"),
         ("base_fee", "i8"),
     ]
 )
-"""The fill model and the venue's limits, in integers."""
+"""The fill model and the venue's limits, in integers. `most`: the largest quantity that an order may come to without overflow."""
 
 
 CONTINUOUS = 1

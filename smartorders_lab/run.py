@@ -131,7 +131,10 @@ def _orders_frame(orders: Sequence[SmartOrder], book: Table, instrument: Instrum
         makers = rows.cost_maker + rows.proceeds_maker
         takers = rows.cost_taker + rows.proceeds - rows.proceeds_maker
         fees = (makers * float(fills.fee_maker) + takers * float(fills.fee_taker)) * unit
-        pnl = np.where(any_, gross, 0.0) - fees
+        pnl = np.where(any_, gross, 0.0) - fees + 0.0  # + 0.0: no negative zero
+        kept = rows.bought - rows.bought_maker * float(fills.fee_maker) - rows.bought_taker * float(fills.fee_taker)
+        in_coins = (fills.fee_currency == "base") & (side > 0)
+        dust = np.where(in_coins, np.maximum(kept - rows.entered, 0.0), 0.0) * float(instrument.quantity_increment)
         seen = any_ & (rows.worst <= rows.best)
         worst, best = (rows.worst - side * average) / average, (rows.best - side * average) / average
         back = pnl / (rows.cost * unit)
@@ -155,6 +158,7 @@ def _orders_frame(orders: Sequence[SmartOrder], book: Table, instrument: Instrum
             "levels": rows.levels,
             "bought": instrument.quantities(bought),
             "held": instrument.quantities(rows.entered - exited),
+            "dust": dust,
             "realized_pnl": pnl,
             "return_": _known(back, any_),
             "fees": fees,

@@ -327,6 +327,18 @@ class SmartOrder(Part):
                     "warning",
                 )
             )
+        price = _reference(self) or next((t.target for t in self.take_profits if isinstance(t.target, Decimal)), None)
+        stop = self.stop_loss.target if self.stop_loss else None
+        if isinstance(stop, Decimal) and (stop < 1 if price is None else not price / 3 < stop < price * 3):
+            found.append(
+                Problem(
+                    "stop_loss.target",
+                    text_of(stop),
+                    "is a price, and far from the entry",
+                    f"if a distance was meant, write {plain(stop * 100) if stop < 1 else plain(stop)}%",
+                    "warning",
+                )
+            )
         if self.stop_loss and self.stop_loss.emergency and not (self.stop_loss.timeout or self.stop_loss.limit):
             found.append(
                 Problem(

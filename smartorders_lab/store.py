@@ -94,6 +94,7 @@ TABLES: dict[str, dict[str, str]] = {
         "levels": "BIGINT",
         "bought": "DOUBLE",
         "held": "DOUBLE",
+        "dust": "DOUBLE",
         "realized_pnl": "DOUBLE",
         "return_": "DOUBLE",
         "fees": "DOUBLE",

@@ -393,7 +393,7 @@ def _without_duplicates(frame: pl.DataFrame, table: Table, notes: list[str], dro
     if not count:
         return frame
     dropped["duplicate trade ids"] = count
-    note = f"{_count(count, 'duplicate trade id')} dropped, first at {table.where(int(again.to_numpy().argmax()))}"
+    note = f"{_count(count, 'duplicate trade id')} dropped, first at {table.where(int(np.argmax(again.to_numpy())))}"
     facts = [name for name in ("trade_id", "ts", "price") if name in frame.columns]
     if differing := frame.filter(ids.is_not_null()).select(facts).unique().height - ids.drop_nulls().n_unique():
         note += f"; {differing} with another time or price than the row kept"
@@ -471,7 +471,7 @@ def _priced(
         units = {name: _on_grid(name, values, instrument, where, notes) for name, values in prices.items()}
     for name, counts in units.items():
         if counts.min() < 1 or counts.max() > MAX_UNITS:
-            row = int(((counts < 1) | (counts > MAX_UNITS)).argmax())
+            row = int(np.argmax((counts < 1) | (counts > MAX_UNITS)))
             raise DataError(
                 f"{where(row)}: {name} = {prices[name][row]}: must be 1 to 2**53 steps of "
                 f"{instrument.price_increment}; scale the prices, or drop the row"
@@ -536,7 +536,7 @@ def _bar_length(frame: pl.DataFrame, table: Table, bar: str | timedelta | int | 
     ts = frame["ts"].to_numpy()
     steps = np.diff(ts)
     shortest = int(steps.min()) if len(steps) else 0
-    row = int(steps.argmin()) + 1 if len(steps) else 0
+    row = int(np.argmin(steps)) + 1 if len(steps) else 0
     if len(steps) and shortest == 0:
         where = table.where(frame["row"][row])
         raise DataError(

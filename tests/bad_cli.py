@@ -300,7 +300,7 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "increment negative",
         overridden("ticks.instrument", {"price_increment": -1}),
         PlanError,
-        "ticks.instrument.price_increment = -1: must be above 0",
+        "ticks.instrument: Instrument.price_increment = -1: must be above 0",
     ),
     (
         "name a number",

@@ -919,6 +919,8 @@ class Replay:
             self.end("CANCELLED", "cancelled")
         elif self.closing and self.held == 0:
             self.end("STOPPED" if self.closing in STOPS else "CLOSED", self.closing)
+        elif self.bought and not self.entered and not self.waiting_rungs():
+            self.end("CANCELLED", "rejected")  # the fee in coins took all that was bought
         elif not (self.closing or self.bought or self.opening or self.waiting_rungs()):
             self.end("CANCELLED", self.entry_failed)
 

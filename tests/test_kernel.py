@@ -165,10 +165,13 @@ def engine_run(case: strategies.Case, cuts: list[int]) -> tuple[np.ndarray, np.n
     """Events, order row and legs after running a case in chunks between the cuts."""
     ticks = kernel_run.tape_of(case.ticks, case.instrument)
     created, cursors = replays._starts(None if case.start is None else [case.start], 1, ticks)
-    instrument = suit(ticks.instrument, [case.order], case.actions, replays._top(ticks))
-    book = Table([case.order], instrument, replays._scripts([case.order], list(case.actions), created), case.fills)
+    low, high = replays._range(ticks)
+    instrument = suit(ticks.instrument, [case.order], case.actions, low, high)
+    book = Table(
+        [case.order], instrument, replays._scripts([case.order], list(case.actions), created, instrument), case.fills
+    )
     book.orders.created, book.orders.cursor = created, cursors
-    model = lower_fills(case.fills, instrument, 0)
+    model = lower_fills(case.fills, instrument, 0, high)
     view = ticks.view(case.order.trigger, case.order.direction)
     _, *arrays = replays._chunk(view, instrument, instrument, case.fills, None)
     out, now, backup = table(EVENT, 1 << 13), table(NOW, 1), table(ORDER, 1)

@@ -419,7 +419,7 @@ def _detected(values: np.ndarray, where: Callable[[int], str]) -> str:
     odd = (values < low) | (values >= high)
     if not odd.any() and unit:
         return unit
-    row = int(odd.argmax())
+    row = int(np.argmax(odd))
     other = _unit_of(int(values[row]))
     if other:
         raise DataError(
@@ -568,7 +568,7 @@ def _ids(series: pl.Series, text: bool) -> pl.Series:
 def _check_bars(columns: Mapping[str, pl.Series], where: Callable[[int], str]) -> None:
     high, low = columns["high"].to_numpy(), columns["low"].to_numpy()
     if (high < low).any():
-        row = int((high < low).argmax())
+        row = int(np.argmax(high < low))
         raise DataError(f"{where(row)}: high = {high[row]}: below the low {low[row]}; {_ROW_FIX}")
     for name in ("open", "close"):
         values = columns[name].to_numpy()
