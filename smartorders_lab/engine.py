@@ -1,7 +1,8 @@
 """The engine: moves a table of orders over a chunk of ticks.
 
 Orders do not know one another, so they are taken one after another, each over all ticks of the chunk. A chunk may be a year of
-trades or one live tick: cutting the tape anywhere changes nothing, because all that an order remembers is in its rows.
+trades or one live tick: cutting the tape anywhere changes nothing, because all that an order remembers is in its rows. (Only the
+price before an order's first tick, which a command at that moment looks at, has to be in the same chunk.)
 """
 
 from __future__ import annotations
