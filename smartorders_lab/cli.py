@@ -545,7 +545,8 @@ def share_command(
     elif toml:
         print("\n".join(f"[[orders]]\n{spec.to_toml()}" for spec in orders.values()), end="")
     elif is_link:
-        _print_pairs(str(orders[0]), orders[0].to_dict())
+        fields = {name: "on" if value == {} else value for name, value in orders[0].to_dict().items()}
+        _print_pairs(str(orders[0]), fields)
     else:
         for spec in orders.values():
             print(spec.share_link())

@@ -277,7 +277,7 @@ def documented() -> list[tuple[str, str]]:
         (name, line.strip())
         for name, call in groups.items()
         for line in call.__doc__.splitlines()
-        if "  smartorders " in line
+        if line.strip().startswith("smartorders ")
     ]
 
 
