@@ -11,20 +11,23 @@ from .codes import LEG_PENDING, S_CLOSED
 from .jit import entry_point, kernel, rare
 from .kernel import match, start, step
 from .management import command
+from .passages import first_at, passage
 from .position import effective_stop, first_level, held, watch_price
-from .rows import BAR, CONTINUOUS, NONE
+from .rows import BAR, CONTINUOUS, NEVER, NONE
+from .waits import pass_over, waits
 
 
 @entry_point
 def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, out, ticks, first, last):
     """Move orders `first`..`last` over a chunk of ticks; returns the order that ran out of room for events, or `last`.
 
-    `ticks` is (base, ts, price, buy, sell, size, flags): `base` the index of the chunk's first tick in its tape, then one
-    array each, `size` and `flags` possibly empty. `commands[row.command : ends[i]]` are the actions on order i, in time order. Each
-    row's `cursor` is the next tick it has to see. Events go to `out`, from `now[0].n` on; when there may not be room for one
-    more tick the call returns, and goes on where it was when called again.
+    `ticks` is (base, ts, price, buy, sell, size, flags, same, bounds, moves, at): `base` the index of the chunk's first tick in its
+    tape, then one array each, `size` and `flags` possibly empty; `same` says whether `buy` (1) and `sell` (2) are `price`; then the
+    tick index of `price`, empty if every tick is to be looked at. `commands[row.command : ends[i]]` are the actions on order i, in
+    time order. Each row's `cursor` is the next tick it has to see. Events go to `out`, from `now[0].n` on; when there may not be
+    room for one more tick the call returns, and goes on where it was when called again.
     """
-    base, ts, price, buy, sell, size, flags = ticks
+    base, ts, price, buy, sell, size, flags, same, bounds, moves, at = ticks
     moment = now[0]
     fill = fills[0]
     for i in range(first, last):
@@ -52,7 +55,35 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
                 watch_bar(row, legs, price, t, row.cursor)
             row.cursor += 1
             row.seen = moment.x
+            if len(bounds) > 0 and row.status < S_CLOSED and row.cursor < base + len(ts):
+                leap(row, legs, fill, commands, ends[i], base, ts, price, flags, same, bounds, moves, at)
     return last
+
+
+@kernel
+def leap(row, legs, fill, commands, end, base, ts, price, flags, same, bounds, moves, at):
+    """Pass over the ticks at which nothing can happen to an order."""
+    t, stop = row.cursor - base, len(ts)
+    bars = len(flags) > 0
+    own_entry = same & (1 if row.side > 0 else 2)
+    own_exit = same & (2 if row.side > 0 else 1)
+    up, down, fall, rise, due = waits(row, legs, fill, commands, end, own_entry, own_exit, bars)
+    if due == NONE or (bars and row.cursor % 4 > 0):
+        return
+    if row.side < 0:
+        up, down, fall, rise = -down, -up, rise, fall
+    hit, highest, lowest = passage(price, bounds, moves, at, t, stop, up, down, fall, rise)
+    stop = hit
+    if due < NEVER and ts[min(hit, len(ts) - 1)] >= due:
+        stop = first_at(ts, t, hit, due)
+    if bars:
+        stop -= (base + stop) % 4
+    if stop <= t:
+        return
+    if stop < hit:
+        hit, highest, lowest = passage(price, bounds, moves, at, t, stop, up, down, fall, rise)
+    best, worst = (highest, lowest) if row.side > 0 else (-lowest, -highest)
+    pass_over(row, legs, base + stop - 1, row.side * price[stop - 1], best, worst)
 
 
 @kernel

@@ -21,10 +21,12 @@ KERNELS = (
     "rows.py",
     "codes.py",
     "exact.py",
+    "passages.py",
     "venue.py",
     "position.py",
     "kernel.py",
     "management.py",
+    "waits.py",
     "engine.py",
 )
 

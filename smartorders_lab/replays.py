@@ -20,10 +20,10 @@ from .fields import fraction, plain
 from .fills import FillModel
 from .instrument import Instrument
 from .lower import Table, absolute_prices, check, lower_fills, off_grid, rate_units, suit
-from .rows import EVENT, NOW, ORDER, SCALE, table
+from .rows import SCALE
 from .run import Run, frames
 from .spec import SmartOrder
-from .ticks import PATHS, Ticks, TickView
+from .ticks import PATHS, Ticks
 from .times import duration_ns, duration_text, instant_ns, instant_text
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ OUTLIER_AGREE = 3
 """How many consecutive prints must agree with one another before a price beyond the outlier distance is believed."""
 _YEAR_NS = 366 * 86400 * 10**9
 """An int that is no tick index and lies longer than this before the first tick is a mistake (another unit), not a time."""
-_BLOCK = 256
-"""Orders per engine call: small enough for a progress bar and for Ctrl-C."""
 
 
 def replay(
@@ -51,6 +49,8 @@ def replay(
     outlier: Any = None,
     bounds: bool = False,
     name: str = "",
+    use_index: bool = True,
+    workers: int | None = None,
 ) -> Run:
     """Replay smart orders over ticks.
 
@@ -68,6 +68,8 @@ def replay(
     outlier : a distance (`"2%"`) beyond which a print is held back until later prints agree with it; None: believe everything.
     bounds : also replay bars along the opposite path and give the profit as an interval (`pnl_low`, `pnl_high`).
     name : free text that the run is stored under.
+    use_index : False looks at every tick instead of asking the tick index which to look at; the result is the same to the byte.
+    workers : threads; None: one per core.
 
     Returns
     -------
@@ -95,23 +97,37 @@ def replay(
 
         if not isinstance(store, Store):  # opened first: a locked or broken file is found before the work is done
             with Store(store) as opened:
-                return replay(many, ticks, starts, fills, acts, poll_interval, opened, progress, outlier, bounds, name)
+                return replay(
+                    many,
+                    ticks,
+                    starts,
+                    fills,
+                    acts,
+                    poll_interval,
+                    opened,
+                    progress,
+                    outlier,
+                    bounds,
+                    name,
+                    use_index,
+                    workers,
+                )
     poll = _poll(poll_interval)
     _check_orders(many, ticks)
     if bounds and ticks.bars is None:
         raise DataError("bounds = True: these ticks are not bars, there is only one path; leave bounds out")
 
     guard = None if outlier is None else _guarded(ticks, outlier)
-    created, cursors = _starts(starts, len(many), ticks)
+    created, cursors = start_ticks(starts, len(many), ticks)
     scripts = _scripts(many, acts, created, ticks.instrument)
-    low, high = _range(ticks)
+    low, high = ticks.price_range()
     instrument = suit(ticks.instrument, many, acts, low, high)
     book = Table(many, instrument, scripts, fills)
     book.orders.created, book.orders.cursor = created, cursors
     model = lower_fills(fills, instrument, poll, high)
 
     started = datetime.now(UTC)
-    events = _advance(many, ticks, book, model, fills, guard, progress)
+    events = _advance(many, ticks, book, model, fills, guard, use_index, workers, progress)
     made = frames(many, book, instrument, fills, events, guard[1] if guard else None)
     run = Run(
         made["orders"],
@@ -142,7 +158,7 @@ def replay(
         ticks=ticks,
     )
     if bounds:
-        run = _with_bounds(run, many, ticks, starts, fills, acts, poll_interval, outlier)
+        run = _with_bounds(run, many, ticks, starts, fills, acts, poll_interval, outlier, workers)
     if store is not None:
         store.save(run)
     return run
@@ -202,7 +218,7 @@ def _warnings(orders: list[SmartOrder], ticks: Ticks) -> list[str]:
     return warnings
 
 
-def _starts(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarray]:
+def start_ticks(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarray]:
     """Creation time and first tick of each order."""
     ts = ticks.ts if ticks.bars is None else ticks.view().ts
     if starts is None:
@@ -274,14 +290,6 @@ def _scripts(
     return scripts
 
 
-def _range(ticks: Ticks) -> tuple[int, int]:
-    """The lowest and the highest price that the ticks hold, in units."""
-    if ticks.bars is not None:
-        return int(ticks.bars.low.min()), int(ticks.bars.high.max())
-    series = [s for s in (ticks.price, ticks.bid, ticks.ask, ticks.mark) if s is not None]
-    return min(int(s.min()) for s in series), max(int(s.max()) for s in series)
-
-
 def _guarded(ticks: Ticks, outlier: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(mask of believed ticks, their indices, held back indices): a print further than `outlier` from the last believed
     price counts only once OUTLIER_AGREE prints in a row lie that close to one another; from the last of them on it is believed."""
@@ -321,79 +329,34 @@ def _advance(
     model: np.recarray,
     fills: FillModel,
     guard: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+    use_index: bool,
+    workers: int | None,
     progress: bool | Callable[[int, int], None] | None,
 ) -> np.ndarray:
     """Run every order to the end of the ticks; returns all events, by order and sequence."""
-    from .engine import advance
+    from .machine import chunk, run
 
-    views = {}
-    for order in orders:
-        key = (order.trigger, order.direction)
-        if key not in views:
-            views[key] = _chunk(ticks.view(*key), ticks.instrument, book.instrument, fills, guard)
-    kept: list[np.ndarray] = []
-    out, now, backup = table(EVENT, 1 << 14), table(NOW, 1), table(ORDER, 1)
     if guard is not None:
         book.orders.cursor = np.searchsorted(guard[1], book.orders.cursor)
-    bar = _Progress(progress, len(orders))
-    first = 0
-    while first < len(orders):
-        key = (orders[first].trigger, orders[first].direction)
-        last = first + 1
-        while last < len(orders) and last - first < _BLOCK and (orders[last].trigger, orders[last].direction) == key:
-            last += 1
-        while True:
-            reached = advance(
-                book.orders,
-                book.legs,
-                book.commands,
-                book.ends,
-                book.edits,
-                book.edit_legs,
-                backup,
-                model,
-                now,
-                out,
-                views[key],
-                first,
-                last,
-            )
-            if reached < last and now[0].n == 0:
-                out = table(EVENT, 2 * len(out))
-                continue
-            kept.append(np.array(out[: now[0].n]))
-            now[0].n = 0
-            first = reached
-            if first == last:
-                break
-        bar.at(last)
+    chunks: dict[tuple[str, int], tuple[Any, ...]] = {}
+    groups: list[tuple[tuple[Any, ...], int, int]] = []
+    for i, order in enumerate(orders):
+        key = (order.trigger, order.direction)
+        if key not in chunks:
+            index = ticks.index(*key) if use_index else None
+            believed = None if guard is None else guard[0]
+            chunks[key] = chunk(ticks.view(*key), book.instrument, fills, index, believed=believed)
+        if groups and groups[-1][0] is chunks[key]:
+            groups[-1] = (*groups[-1][:2], i + 1)
+        else:
+            groups.append((chunks[key], i, i + 1))
+    bar = Progress(progress, len(orders))
+    events = run(book, model, groups, workers, bar.at)
     bar.close()
-    return np.concatenate(kept)
+    return events
 
 
-def _chunk(view: TickView, own: Instrument, instrument: Instrument, fills: FillModel, guard: Any) -> tuple:
-    """The engine's view of the ticks: base index and arrays."""
-    size = np.empty(0, dtype=np.int64)
-    if fills.participation is not None:
-        if len(view.size) == 0:
-            raise DataError("participation: these ticks have no sizes; leave participation out")
-        size = np.floor(view.size * float(fills.participation) / float(instrument.quantity_increment) + 1e-6).astype(
-            np.int64
-        )
-    arrays = [view.ts, view.price, view.buy, view.sell, size, view.flags]
-    if guard is not None:
-        arrays = [a[guard[0]] if len(a) else a for a in arrays]
-    return (0, *map(_read_only, arrays))
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """A read-only view: numba compiles the engine anew for a mix of read-only and writable arrays."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
-class _Progress:
+class Progress:
     """A bar, a callback, or nothing."""
 
     def __init__(self, wanted: bool | Callable[[int, int], None] | None, total: int):
@@ -428,12 +391,23 @@ def _with_bounds(
     actions: Any,
     poll: Any,
     outlier: Any,
+    workers: int | None,
 ) -> Run:
     """The profit of the worst and the best of all paths, as an interval."""
     results = [run.orders["realized_pnl"]]
     for path in PATHS:
         if path != ticks.path:
-            other = replay(orders, ticks.with_path(path), starts, fills, actions, poll, progress=False, outlier=outlier)
+            other = replay(
+                orders,
+                ticks.with_path(path),
+                starts,
+                fills,
+                actions,
+                poll,
+                progress=False,
+                outlier=outlier,
+                workers=workers,
+            )
             results.append(other.orders["realized_pnl"])
     stacked = np.vstack([series.to_numpy() for series in results])
     run.orders = run.orders.with_columns(

@@ -14,8 +14,14 @@ import numpy as np
 
 NONE = -(2**62)
 """No price: below every mirrored price, so that `x <= NONE` is never true."""
+NEVER = 2**62
+"""Above every price and after every time."""
 SCALE = 10**8
 """Fractions (rates, distances, fees) are integers of 1e-8."""
+LEAF = 32
+"""Ticks to a leaf of the tick index."""
+FAN = 8
+"""Children to a node of the tick index."""
 
 
 class Status(IntEnum):
@@ -230,6 +236,18 @@ ORDER = np.dtype(
 )
 """One smart order: configuration, then state."""
 
+OUTCOME = np.dtype(
+    [
+        (name, "i8")
+        for name in (
+            *("side", "created", "status", "reason", "planned", "levels", "filled_levels", "first_fill", "last_exit"),
+            *("bought", "bought_maker", "bought_taker", "entered", "exited", "cost", "cost_maker", "cost_taker"),
+            *("proceeds", "proceeds_maker", "worst", "best", "bars", "hits"),
+        )
+    ]
+)
+"""What became of an order, without how: fields of ORDER, and `hits`, a bit for each level that was filled completely."""
+
 LEG = np.dtype(
     [
         ("role", "i8"),
@@ -362,7 +380,7 @@ came from, `last` the last price that a command sees, `entry_base` and `exit_bas
 has arrived by `ts`; `instant`: a child sent now arrives now. `n`: events written."""
 
 
-for _dtype in (ORDER, LEG, COMMAND, EVENT, FILLS, NOW):
+for _dtype in (ORDER, OUTCOME, LEG, COMMAND, EVENT, FILLS, NOW):
     _hidden = set(_dtype.names or ()) & set(dir(np.recarray))
     assert not _hidden, f"{_hidden} would read the array's own attribute without the JIT"
 

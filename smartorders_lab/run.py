@@ -119,8 +119,8 @@ def _fills_frame(events: np.ndarray, table: pl.DataFrame, instrument: Instrument
     )
 
 
-def _orders_frame(orders: Sequence[SmartOrder], book: Table, instrument: Instrument, fills: FillModel) -> pl.DataFrame:
-    rows = book.orders
+def order_columns(rows: np.recarray, instrument: Instrument, fills: FillModel) -> dict[str, pl.Series | np.ndarray]:
+    """What became of orders, one column each, from rows of ORDER or OUTCOME; see docs/rules.md, What is reported."""
     unit = float(instrument.price_increment) * float(instrument.quantity_increment)
     bought, exited, side = rows.bought, rows.exited, rows.side
     any_, out, final = bought > 0, exited > 0, rows.status >= Status.CLOSED
@@ -140,32 +140,38 @@ def _orders_frame(orders: Sequence[SmartOrder], book: Table, instrument: Instrum
         back = pnl / (rows.cost * unit)
         exit_price = instrument.prices(rows.proceeds / exited)
     gone = final & out
+    return {
+        "status": _text(rows.status, Status),
+        "exit_reason": _text(np.where(final, rows.reason, 0), Reason),
+        "quantity": instrument.quantities(rows.planned),
+        "created_ts": pl.Series(np.ascontiguousarray(rows.created)).cast(TS),
+        "entry_ts": _time(rows.first_fill, any_),
+        "entry_price": _known(entry, any_),
+        "exit_ts": _time(rows.last_exit, gone),
+        "exit_price": _known(exit_price, out),
+        "held_ns": _known(rows.last_exit - rows.first_fill, gone),
+        "filled_levels": rows.filled_levels,
+        "levels": rows.levels,
+        "bought": instrument.quantities(bought),
+        "held": instrument.quantities(rows.entered - exited),
+        "dust": dust,
+        "realized_pnl": pnl,
+        "return_": _known(back, any_),
+        "fees": fees,
+        "mae": _known(np.minimum(worst, 0.0), seen),
+        "mfe": _known(np.maximum(best, 0.0), seen),
+        "ambiguous_bars": rows.bars,
+    }
+
+
+def _orders_frame(orders: Sequence[SmartOrder], book: Table, instrument: Instrument, fills: FillModel) -> pl.DataFrame:
     return pl.DataFrame(
         {
-            "order": np.arange(len(rows)),
+            "order": np.arange(len(book.orders)),
             "symbol": [order.symbol for order in orders],
             "side": [order.side for order in orders],
-            "status": _text(rows.status, Status),
-            "exit_reason": _text(np.where(final, rows.reason, 0), Reason),
-            "quantity": instrument.quantities(rows.planned),
-            "created_ts": pl.Series(np.ascontiguousarray(rows.created)).cast(TS),
-            "entry_ts": _time(rows.first_fill, any_),
-            "entry_price": _known(entry, any_),
-            "exit_ts": _time(rows.last_exit, gone),
-            "exit_price": _known(exit_price, out),
-            "held_ns": _known(rows.last_exit - rows.first_fill, gone),
-            "filled_levels": rows.filled_levels,
-            "levels": rows.levels,
-            "bought": instrument.quantities(bought),
-            "held": instrument.quantities(rows.entered - exited),
-            "dust": dust,
-            "realized_pnl": pnl,
-            "return_": _known(back, any_),
-            "fees": fees,
-            "mae": _known(np.minimum(worst, 0.0), seen),
-            "mfe": _known(np.maximum(best, 0.0), seen),
-            "ambiguous_bars": rows.bars,
-            "version": rows.seq,
+            **order_columns(book.orders, instrument, fills),
+            "version": book.orders.seq,
             "tag": [order.tag for order in orders],
         }
     )

@@ -26,6 +26,7 @@ import polars as pl
 from .errors import DataError, short
 from .feeds import history
 from .feeds.history import OHLC, PRICES, Table
+from .index import Index
 from .instrument import MAX_UNITS, Instrument
 from .rows import BAR, CONTINUOUS
 from .times import duration_ns, duration_text, instant_ns, instant_text
@@ -117,6 +118,8 @@ class Ticks:
     dropped: dict[str, int] = field(default_factory=dict)
     _views: dict[tuple[str, int], TickView] = field(default_factory=dict, init=False)
     _hash: str = field(default="", init=False)
+    _range: tuple[int, int] | tuple[()] = field(default=(), init=False)
+    _indexes: dict[tuple[str, int], Index] = field(default_factory=dict, init=False)
 
     # ------------------------------------------------------------------------------------------------ constructors
 
@@ -271,6 +274,14 @@ class Ticks:
             self._views[key] = self._view(*key)
         return self._views[key]
 
+    def index(self, trigger: str = "last", direction: int = +1, workers: int | None = None) -> Index:
+        """The tick index of the price that `trigger` watches, built on first use; replay() and sweep() ask for it."""
+        view = self.view(trigger, direction)
+        key = (trigger, direction if self.bars is not None else 1)
+        if key not in self._indexes:
+            self._indexes[key] = Index(view.price, workers)
+        return self._indexes[key]
+
     def _view(self, trigger: str, direction: int) -> TickView:
         watched = self._watched(trigger)
         size = _frozen(np.empty(0)) if self.size is None else self.size
@@ -301,6 +312,16 @@ class Ticks:
         """The triggers that this feed can serve."""
         series = {"last": self.price, "bid": self.bid, "ask": self.ask, "mark": self.mark}
         return tuple(trigger for trigger in TRIGGERS if series[trigger] is not None)
+
+    def price_range(self) -> tuple[int, int]:
+        """The lowest and the highest price of any series, in increments."""
+        if not self._range:
+            series = [getattr(self, name) for name in PRICES]
+            if self.bars is not None:
+                series = [self.bars.low, self.bars.high]
+            known = [s for s in series if s is not None]
+            self._range = min(int(s.min()) for s in known), max(int(s.max()) for s in known)
+        return self._range
 
     def with_path(self, path: str) -> Ticks:
         """The same bars under another path. Raises DataError for plain ticks."""

@@ -17,13 +17,14 @@ import pytest
 import strategies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import replay_one
+from oracle import Tick, replay_one
 
 import smartorders_lab as so
 from smartorders_lab import replays
-from smartorders_lab.engine import advance
+from smartorders_lab.index import Index
 from smartorders_lab.lower import Table, lower_fills, suit
-from smartorders_lab.rows import EVENT, NOW, ORDER, table
+from smartorders_lab.machine import Machine, chunk
+from smartorders_lab.ticks import TickView
 
 EXAMPLES = int(os.environ.get("SMARTORDERS_EXAMPLES", "60" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "600"))
 random_cases = settings(
@@ -166,35 +167,44 @@ def test_cutting_the_tape_changes_nothing(case: strategies.Case, cuts: list[int]
         assert a.tobytes() == b.tobytes()
 
 
-def engine_run(case: strategies.Case, cuts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def engine_run(
+    case: strategies.Case, cuts: list[int], use_index: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Events, order row and legs after running a case in chunks between the cuts."""
     ticks = kernel_run.tape_of(case.ticks, case.instrument)
-    created, cursors = replays._starts(None if case.start is None else [case.start], 1, ticks)
-    low, high = replays._range(ticks)
+    created, cursors = replays.start_ticks(None if case.start is None else [case.start], 1, ticks)
+    low, high = ticks.price_range()
     instrument = suit(ticks.instrument, [case.order], case.actions, low, high)
-    book = Table(
-        [case.order], instrument, replays._scripts([case.order], list(case.actions), created, instrument), case.fills
+    scripts = replays._scripts([case.order], list(case.actions), created, instrument)
+    machine = Machine(
+        Table([case.order], instrument, scripts, case.fills),
+        lower_fills(case.fills, instrument, case.poll_interval, high),
     )
-    book.orders.created, book.orders.cursor = created, cursors
-    model = lower_fills(case.fills, instrument, 0, high)
-    view = ticks.view(case.order.trigger, case.order.direction)
-    _, *arrays = replays._chunk(view, instrument, instrument, case.fills, None)
-    out, now, backup = table(EVENT, 1 << 13), table(NOW, 1), table(ORDER, 1)
+    machine.book.orders.created, machine.book.orders.cursor = created, cursors
+    events: list[np.ndarray] = []
     for first, last in itertools.pairwise(cuts):
-        chunk = (first, *(replays._read_only(array[first:last]) if len(array) else array for array in arrays))
-        advance(
-            book.orders,
-            book.legs,
-            book.commands,
-            book.ends,
-            book.edits,
-            book.edit_legs,
-            backup,
-            model,
-            now,
-            out,
-            chunk,
-            0,
-            1,
-        )
-    return np.array(out[: now[0].n]), np.array(book.orders), np.array(book.legs)
+        whole = ticks.view(case.order.trigger, case.order.direction)
+        cut = {id(array): array[first:last] for array in whole}  # what is one array stays one
+        view = TickView(*(cut[id(array)] for array in whole))
+        index = Index(view.price) if use_index else None
+        events += machine.advance(chunk(view, instrument, case.fills, index, first), 0, 1)
+    return np.concatenate(events), np.array(machine.book.orders), np.array(machine.book.legs)
+
+
+@random_cases
+@given(strategies.cases(), st.integers(1, 400))
+def test_the_index_changes_nothing(case: strategies.Case, repeat: int) -> None:
+    """Every byte of every event and row is the same with the index and without."""
+    if case.start is not None and case.start > case.ticks[-1].ts:
+        return
+    bars = any(tick.bar for tick in case.ticks)
+    case = replace(case, ticks=stretched(case.ticks, 1 if bars else repeat))
+    whole = [0, len(case.ticks)]
+    for a, b in zip(engine_run(case, whole), engine_run(case, whole, use_index=True), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def stretched(ticks: tuple[Tick, ...], repeat: int) -> tuple[Tick, ...]:
+    """The tape with one of its ticks standing for a while: leaves and nodes in which nothing happens."""
+    at = len(ticks) * 2 // 3
+    return (*ticks[:at], *[ticks[at]] * repeat, *ticks[at:])
