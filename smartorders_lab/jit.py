@@ -28,6 +28,7 @@ KERNELS = (
     "management.py",
     "waits.py",
     "engine.py",
+    "grids.py",
 )
 
 

@@ -7,14 +7,15 @@ what replay() finds for the same orders.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .fills import FillModel
 from .lower import Table, lower_fills, suit
 from .machine import Machine, chunk, in_order
-from .rows import ORDER, OUTCOME, LegStatus, table
+from .rows import FOUND, NOW, ORDER, OUTCOME, STEP, EntryKind, LegStatus, SizeKind, Target, table
 from .spec import SmartOrder
 from .ticks import Ticks
 
@@ -58,6 +59,7 @@ class Evaluator:
             for key in dict.fromkeys(keys)
         }
         self._chunks = [chunks[key] for key in keys]
+        self._shared: dict[tuple[int, int], tuple[list[_Grid], list[int]]] = {}
 
     def blocks(
         self, size: int, workers: int | None = None, done: Callable[[int], None] = lambda count: None
@@ -78,14 +80,94 @@ class Evaluator:
 
     def _evaluate(self, first: int, last: int, begin: int, end: int, workers: int | None) -> np.recarray:
         rows = table(OUTCOME, (last - first) * (end - begin))
-        jobs = [
-            (c, a, min(a + _BLOCK, end), (c - first) * (end - begin) + a - begin)
-            for c in range(first, last)
-            for a in range(begin, end, _BLOCK)
-        ]
-        for _ in in_order(lambda job: self._one(rows, *job), jobs, workers):
+        if (first, last) not in self._shared:
+            self._shared = {(first, last): self._grids(first, last)}
+        grids, others = self._shared[first, last]
+        jobs: list[Callable[[], None]] = []
+        for grid in grids:
+            size = max(64, _BLOCK * 8 // len(grid.cells))
+            jobs += [
+                partial(self._grid, grid, rows, begin, end, a, min(a + size, end)) for a in range(begin, end, size)
+            ]
+        for c in others:
+            at = (c - first) * (end - begin) - begin
+            jobs += [partial(self._one, rows, c, a, min(a + _BLOCK, end), at + a) for a in range(begin, end, _BLOCK)]
+        for _ in in_order(lambda job: job(), jobs, workers):
             pass
         return rows
+
+    # ------------------------------------------------------------------------------------------------ grids
+
+    def _plain(self, c: int) -> bool:
+        """Whether the parts of a combination act on one another only through the earliest of them; see grids.py."""
+        order, ticks = self._table.orders[c], self._chunks[c]
+        legs = self._table.legs[order.leg : order.end]
+        levels = legs[1 : 1 + order.levels]
+        fills, same = self.model[0], ticks[7] & (1 if order.side > 0 else 2)
+        return bool(
+            len(ticks[8])
+            and not len(ticks[6])
+            and fills.latency == fills.poll == 0
+            and self.fills.participation is None
+            and order.rungs == 1
+            and order.ttp_rate == order.timeout == order.stop_limit_kind == 0
+            and not levels["limit"].any()
+            and (
+                order.entry_kind == EntryKind.MARKET
+                or (order.entry_kind == EntryKind.LIMIT and same)
+                or (order.entry_kind == EntryKind.STOP and not legs[0].limit)
+            )
+        )
+
+    def _grids(self, first: int, last: int) -> tuple[list[_Grid], list[int]]:
+        """The plain combinations among `first`..`last`, by entry, with what they share; and the others."""
+        grids: dict[Any, _Grid] = {}
+        others: list[int] = []
+        for c in range(first, last):
+            if not self._plain(c):
+                others.append(c)
+                continue
+            o = self._table.orders[c]
+            legs = self._table.legs[o.leg : o.end]
+            levels = legs[1 : 1 + o.levels]
+            size = (o.size_kind, o.amount, o.planned)
+            risk = (o.stop_kind, o.stop_value) if o.size_kind == SizeKind.RISK else ()
+            ladder = tuple(levels[["target_kind", "target_value", "weight"]].tolist())
+            body = (size, risk, o.by_remaining, o.runner, ladder, o.even, o.even_after, o.even_offset)
+            stop = (o.stop_kind, o.stop_value)
+            trail = (o.trail_rate, o.activation_kind, o.activation_value)
+            entry = (id(self._chunks[c]), o.side, o.entry_kind, o.entry_x, legs[0].x, o.entry_expiry)
+            grids.setdefault(entry, _Grid()).add(c, c - first, body, stop, trail, o.max_hold)
+        for grid in grids.values():
+            grid.close(self._table)
+        return list(grids.values()), others
+
+    def _grid(self, grid: _Grid, rows: np.recarray, begin: int, end: int, a: int, b: int) -> None:
+        """The outcomes of a grid at the entries `a`..`b`."""
+        from .grids import evaluate
+
+        found = len(grid.bodies) + len(grid.stops) + len(grid.trails) + len(grid.holds)
+        evaluate(
+            self._table.orders,
+            grid.rows.copy(),
+            grid.legs.copy(),
+            self.model,
+            table(NOW, 1),
+            self.created[a:b],
+            self.cursors[a:b],
+            grid.stops,
+            grid.trails,
+            grid.holds,
+            grid.cells,
+            table(FOUND, found),
+            table(STEP, len(grid.legs)),
+            self._chunks[grid.bodies[0]],
+            rows,
+            a - begin,
+            end - begin,
+        )
+
+    # ------------------------------------------------------------------------------------------------ the engine
 
     def _one(self, rows: np.recarray, combination: int, begin: int, end: int, at: int) -> None:
         """The outcomes of one combination at some entries, into `rows` from `at` on."""
@@ -113,3 +195,45 @@ class Evaluator:
         book.orders.command = 0
         book.edits, book.edit_legs = self._table.edits, self._table.edit_legs
         return book
+
+
+class _Grid:
+    """Combinations with one entry: for each different body, stop, trail and hold one that has it, and what each cell is made of."""
+
+    def __init__(self) -> None:
+        self._keys: tuple[dict[Any, int], ...] = ({}, {}, {}, {})
+        self._cells: list[tuple[int, ...]] = []
+        self._samples: tuple[list[int], ...] = ([], [], [], [])
+
+    def add(self, combination: int, at: int, *parts: Any) -> None:
+        """One more combination, whose outcomes are the `at`-th of the block."""
+        cell = []
+        for key, keys, samples in zip(parts, self._keys, self._samples, strict=True):
+            if key not in keys:
+                keys[key] = len(keys)
+                samples.append(combination)
+            cell.append(keys[key])
+        self._cells.append((*cell, at))
+
+    def close(self, book: Table) -> None:
+        """Sort stops and trails from near to far, so that each is searched from where the one before was found; copy the bodies."""
+        orders = book.orders
+        self.cells = np.array(self._cells, np.int64)
+        bodies, stops, trails, holds = (np.array(samples, np.int64) for samples in self._samples)
+        o = orders[stops]
+        near = np.where(o.stop_kind == Target.DISTANCE, o.side, 1) * o.stop_value
+        stops = self._sorted(1, stops, np.lexsort((-near, -o.stop_kind)))
+        o = orders[trails]
+        trails = self._sorted(2, trails, np.lexsort((o.trail_rate, o.activation_kind)))
+        self.bodies, self.stops, self.trails, self.holds = bodies, stops, trails, holds
+        self.rows = orders[bodies]
+        self.legs = np.concatenate([book.legs[o.leg : o.end] for o in self.rows]).view(np.recarray)
+        sizes = self.rows.end - self.rows.leg
+        self.rows.end = np.cumsum(sizes)
+        self.rows.leg = self.rows.end - sizes
+
+    def _sorted(self, part: int, samples: np.ndarray, order: np.ndarray) -> np.ndarray:
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        self.cells[:, part] = rank[self.cells[:, part]]
+        return samples[order]

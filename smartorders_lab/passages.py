@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from .exact import ceil_rate, floor_rate
 from .jit import entry_point, kernel
-from .rows import FAN, LEAF, NEVER, NONE, SCALE
+from .rows import FAN, FAN_BITS, LEAF, LEAF_BITS, NEVER, NONE, SCALE
 
 SLACK = 1 + 3e-7
 """More than a float32 loses."""
@@ -27,9 +27,10 @@ def build_leaves(price, bounds, first, last):
         high = price[begin]
         low = high
         if begin + LEAF <= len(price):
-            for t in range(begin, begin + LEAF):
-                high = max(high, price[t])
-                low = min(low, price[t])
+            for half in range(begin, begin + LEAF, 32):  # of this length it is vectorised
+                for t in range(half, half + 32):
+                    high = max(high, price[t])
+                    low = min(low, price[t])
         else:
             for t in range(begin, len(price)):
                 high = max(high, price[t])
@@ -103,50 +104,60 @@ def scan(price, t, end, high, low, fall, rise, top, bottom):
 def passage(price, bounds, moves, at, t, end, high, low, fall, rise):
     """The first tick from `t` on, before `end`, at or above `high`, at or below `low`, or lower by the rate `fall` than a tick since
     `t`, or higher by the rate `rise` (0: none; not both); `end` if there is none. Also the highest and the lowest price before it."""
-    stop = min(t + LEAF - t % LEAF, end)
+    stop = min(((t >> LEAF_BITS) + 1) << LEAF_BITS, end)
     t, top, bottom = scan(price, t, stop, high, low, fall, rise, NONE, NEVER)
     if t < stop or t == end:
         return t, top, bottom
     limit = fall / SCALE if fall > 0 else rise / SCALE
     side = 0 if fall > 0 else 1
-    level, width, node = 0, LEAF, t // LEAF
-    while node % FAN == 0 and level + 2 < len(at):
-        node //= FAN
-        width *= FAN
+    if fall > 0 and top != NONE:
+        low = max(low, floor_rate(top, SCALE - fall))
+    if rise > 0 and bottom != NEVER:
+        high = min(high, ceil_rate(bottom, SCALE + rise))
+    level, shift, node, highest_level = 0, LEAF_BITS, t >> LEAF_BITS, len(at) - 2
+    while node & (FAN - 1) == 0 and level < highest_level:
+        node >>= FAN_BITS
+        shift += FAN_BITS
         level += 1
     while True:
-        begin = node * width
+        begin = node << shift
         if begin >= end:
             return end, top, bottom
         k = at[level] + node
         highest, lowest = bounds[k, 0], bounds[k, 1]
-        quiet = highest < high and lowest > low and begin + width <= end
+        quiet = highest < high and lowest > low and begin + (1 << shift) <= end
         if quiet and limit > 0:
             if level == 0:
-                deepest = (highest - lowest) / (highest if fall > 0 else lowest) * SLACK
+                quiet = (highest - lowest) * SLACK < limit * (highest if fall > 0 else lowest)
             else:
-                deepest = moves[k - at[1], side]
-            quiet = deepest < limit
-            if fall > 0:
-                quiet = quiet and (top == NONE or lowest > floor_rate(top, SCALE - fall))
-            else:
-                quiet = quiet and (bottom == NEVER or highest < ceil_rate(bottom, SCALE + rise))
+                quiet = moves[k - at[1], side] < limit
         if quiet:
-            top, bottom = max(top, highest), min(bottom, lowest)
+            if highest > top:
+                top = highest
+                if fall > 0:
+                    low = max(low, floor_rate(top, SCALE - fall))
+            if lowest < bottom:
+                bottom = lowest
+                if rise > 0:
+                    high = min(high, ceil_rate(bottom, SCALE + rise))
         elif level == 0:
-            stop = min(begin + width, end)
+            stop = min(begin + LEAF, end)
             t, top, bottom = scan(price, begin, stop, high, low, fall, rise, top, bottom)
             if t < stop or t == end:
                 return t, top, bottom
+            if fall > 0:
+                low = max(low, floor_rate(top, SCALE - fall))
+            if rise > 0:
+                high = min(high, ceil_rate(bottom, SCALE + rise))
         else:
             level -= 1
-            width //= FAN
-            node *= FAN
+            shift -= FAN_BITS
+            node <<= FAN_BITS
             continue
         node += 1
-        while node % FAN == 0 and level + 2 < len(at):
-            node //= FAN
-            width *= FAN
+        while node & (FAN - 1) == 0 and level < highest_level:
+            node >>= FAN_BITS
+            shift += FAN_BITS
             level += 1
 
 

@@ -24,7 +24,7 @@ from .codes import (
     S_PENDING,
     TAKER,
 )
-from .exact import floor_rate, ratio, share
+from .exact import ceil_rate, floor_rate, ratio, share
 from .jit import kernel, rare
 from .rows import NONE, SCALE
 
@@ -138,6 +138,9 @@ def emit(row, now, out, kind, role, level, x, quantity, liquidity, reason):
 @rare
 def from_average(row, fraction, down):
     """average · (1 + fraction) as a mirrored price, rounded down or up in the mirror."""
+    price = row.cost // row.bought
+    if price * row.bought == row.cost:  # one fill, or several at one price
+        return floor_rate(row.side * price, SCALE + fraction) if down else ceil_rate(row.side * price, SCALE + fraction)
     return row.side * ratio(row.bought, SCALE, down == (row.side < 0), row.cost, SCALE + fraction, 0, 0, 0, 0)
 
 

@@ -18,9 +18,11 @@ NEVER = 2**62
 """Above every price and after every time."""
 SCALE = 10**8
 """Fractions (rates, distances, fees) are integers of 1e-8."""
-LEAF = 32
+LEAF_BITS = 6
+FAN_BITS = 2
+LEAF = 1 << LEAF_BITS
 """Ticks to a leaf of the tick index."""
-FAN = 8
+FAN = 1 << FAN_BITS
 """Children to a node of the tick index."""
 
 
@@ -380,7 +382,15 @@ came from, `last` the last price that a command sees, `entry_base` and `exit_bas
 has arrived by `ts`; `instant`: a child sent now arrives now. `n`: events written."""
 
 
-for _dtype in (ORDER, OUTCOME, LEG, COMMAND, EVENT, FILLS, NOW):
+FOUND = np.dtype([(name, "i8") for name in ("tick", "x", "rate", "best", "worst", "even", "count")])
+"""What grids.py found from one entry: the tick of a stop, trail or hold, where it stood, and the prices on the way to it. Of a body:
+`tick` at which nothing is left, `even` at which break-even is met at `x`, and its `count` of STEPs."""
+
+STEP = np.dtype([(name, "i8") for name in ("tick", "leg", "left", "proceeds", "hits", "best", "worst")])
+"""A level that grids.py reached: what is left and earned after it, which levels were hit, and the prices on the way to it."""
+
+
+for _dtype in (FOUND, STEP, ORDER, OUTCOME, LEG, COMMAND, EVENT, FILLS, NOW):
     _hidden = set(_dtype.names or ()) & set(dir(np.recarray))
     assert not _hidden, f"{_hidden} would read the array's own attribute without the JIT"
 
