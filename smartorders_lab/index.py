@@ -39,8 +39,8 @@ class Index:
         while counts[-1] > FAN:
             counts.append(-(-counts[-1] // FAN))
         self.at = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.bounds = np.empty((int(self.at[-1]), 2), np.int64)
-        self.moves = np.empty((int(self.at[-1] - self.at[1]), 2), np.float32)
+        self.bounds = np.zeros((int(self.at[-1]), 2), np.int64)
+        self.moves = np.zeros((int(self.at[-1] - self.at[1]), 2), np.float32)
         self.at.flags.writeable = False
 
     def extend(self, price: np.ndarray, workers: int | None = None) -> None:
@@ -119,7 +119,7 @@ class Index:
         """The index in a file, or None if it is not the index of these prices: stale, damaged, or of another version."""
         index = cls.__new__(cls)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 index.ticks = len(price)
                 index.bounds, index.moves, index.at = file["bounds"], file["moves"], file["at"]
                 index.at.flags.writeable = False

@@ -238,12 +238,14 @@ def suit(
             "use a coarser price_increment"
         )
     lowest = instrument.price(low)
-    sizes = [_most(order, lowest) for order in orders]
+    different = {id(order): order for order in orders}.values()
+    known = {id(order): _most(order, lowest) for order in different}
+    sizes = [known[id(order)] for order in orders]
     for action in actions:
         if action.kind == "add_funds":
             added = action.quantity if action.quantity is not None else action.cost / (action.price or lowest)  # type: ignore[operator]
             sizes[action.order] += Fraction(added)
-    money = max((Fraction(order.cost or order.risk or 0) for order in orders), default=Fraction(0))
+    money = max((Fraction(order.cost or order.risk or 0) for order in different), default=Fraction(0))
     money = max([money, *(Fraction(a.cost or 0) for a in actions)]) / Fraction(instrument.price_increment)
     largest = max(sizes)
     for digits in range(8, -1, -1):
@@ -266,10 +268,9 @@ def suit(
 
 def _highest(instrument: Instrument, orders: Sequence[SmartOrder], high: int) -> int:
     """The highest price that the tape or an order names, in units."""
-    named = {
-        id(o): max((instrument.price_units(p, ROUND_CEILING) for _, p in absolute_prices(o)), default=0) for o in orders
-    }
-    return max(high, *named.values())
+    different = {id(order): order for order in orders}.values()
+    named = [instrument.price_units(price, ROUND_CEILING) for order in different for _, price in absolute_prices(order)]
+    return max([high, *named])
 
 
 def _most(order: SmartOrder, lowest: Decimal) -> Fraction:
@@ -288,9 +289,11 @@ def _most(order: SmartOrder, lowest: Decimal) -> Fraction:
 def _no_finer(instrument: Instrument, orders: Sequence[SmartOrder], largest: Fraction) -> None:
     """An order must not lose digits because of a much larger one beside it."""
     step = instrument.quantity_increment
-    for i, order in enumerate(orders):
+    if not instrument.derived:
+        return
+    for i, order in {id(order): (i, order) for i, order in reversed(list(enumerate(orders)))}.values():
         quantity = order.quantity
-        if instrument.derived and quantity is not None and quantity % step and not quantity % Decimal("1e-8"):
+        if quantity is not None and quantity % step and not quantity % Decimal("1e-8"):
             raise LimitError(
                 f"orders[{i}].quantity = {plain(quantity)}: is finer than {plain(step)}, the finest step beside an order of "
                 f"{float(largest):g}; replay them apart, or give an Instrument"
@@ -322,7 +325,15 @@ class Table:
         at_once = fills.latency == 0 and fills.participation is None
         edits = [spec for acts in actions for _, spec in acts if spec is not None]
         self._ladders.update((id(spec), spec.take_profits) for spec in edits)  # merging is for before the start
-        layouts = [self._layout(order, acts, at_once) for order, acts in zip(orders, actions, strict=True)]
+        known: dict[int, Layout] = {}
+        layouts = []
+        for order, acts in zip(orders, actions, strict=True):
+            layout = None if acts else known.get(id(order))
+            if layout is None:
+                layout = self._layout(order, acts, at_once)
+                if not acts:
+                    known[id(order)] = layout
+            layouts.append(layout)
         self.orders, self.legs = self._rows(orders, layouts)
         bare = [Layout(_rungs(spec), len(self.ladder(spec)), 1, 0) for spec in edits]
         self.edits, self.edit_legs = self._rows(edits, bare)
@@ -344,29 +355,32 @@ class Table:
 
     def _rows(self, orders: Sequence[SmartOrder], layouts: Sequence[Layout]) -> tuple[np.recarray, np.recarray]:
         """One row each and their legs; a spec that stands several times is lowered once and copied."""
-        ends = np.cumsum([sum(layout) for layout in layouts], dtype=np.int64)
-        rows, legs = table(ORDER, max(len(orders), 1)), table(LEG, int(ends[-1]) if len(ends) else 1)
-        known: dict[tuple[int, Layout], int] = {}
-        for i, (order, layout) in enumerate(zip(orders, layouts, strict=True)):
-            end = int(ends[i])
-            begin = end - sum(layout)
-            first = known.setdefault((id(order), layout), i)
-            if first == i:
-                self._lower(rows[i], legs, order, begin, layout)
-            else:
-                rows[i], source = rows[first], rows[first].leg
-                legs[begin:end] = legs[source : source + end - begin]
-                rows[i].leg, rows[i].end = begin, end
-        return rows, legs
+        if not orders:
+            return table(ORDER, 1), table(LEG, 1)
+        kinds: dict[tuple[int, Layout], int] = {}
+        kind = np.array([kinds.setdefault((id(o), y), len(kinds)) for o, y in zip(orders, layouts, strict=True)])
+        specs = {id(order): order for order in orders}
+        rows, legs = table(ORDER, len(kinds)), table(LEG, sum(sum(layout) for _, layout in kinds))
+        begin = 0
+        for n, (key, layout) in enumerate(kinds):
+            self._lower(rows[n], legs, specs[key], begin, layout)
+            begin += sum(layout)
+        first, counts = rows.leg[kind], (rows.end - rows.leg)[kind]
+        ends = np.cumsum(counts)
+        copied = rows[kind].view(np.recarray)
+        copied.leg, copied.end = ends - counts, ends
+        legs = legs[np.arange(ends[-1]) + np.repeat(first - copied.leg, counts)].view(np.recarray)
+        return copied, legs
 
     def _commands(
         self, orders: Sequence[SmartOrder], actions: Sequence[Sequence[tuple[Action, SmartOrder | None]]]
     ) -> None:
         self.commands = table(COMMAND, max(sum(map(len, actions)), 1))
-        self.ends = np.zeros(len(orders), dtype=np.int64)
+        self.ends = np.cumsum([len(acts) for acts in actions], dtype=np.int64)
         n = edits = 0
+        if len(orders):
+            self.orders.command = self.ends - [len(acts) for acts in actions]
         for i, acts in enumerate(actions):
-            self.orders[i].command = n
             for action, spec in acts:
                 row = self.commands[n]
                 row.ts, row.version, row.force = (
@@ -393,7 +407,6 @@ class Table:
                     row.mask = mask
                     row.living = action.living_only(orders[i])
                 n += 1
-            self.ends[i] = n
 
     def _x(self, price: Decimal, side: int, up: bool) -> int:
         """A price mirrored, on the increment, rounded up or down in the mirror."""

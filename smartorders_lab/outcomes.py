@@ -217,7 +217,7 @@ class _Grid:
 
     def close(self, book: Table) -> None:
         """Sort stops and trails from near to far, so that each is searched from where the one before was found; copy the bodies."""
-        orders = book.orders
+        orders: Any = book.orders
         self.cells = np.array(self._cells, np.int64)
         bodies, stops, trails, holds = (np.array(samples, np.int64) for samples in self._samples)
         o = orders[stops]
@@ -226,7 +226,7 @@ class _Grid:
         o = orders[trails]
         trails = self._sorted(2, trails, np.lexsort((o.trail_rate, o.activation_kind)))
         self.bodies, self.stops, self.trails, self.holds = bodies, stops, trails, holds
-        self.rows = orders[bodies]
+        self.rows: Any = orders[bodies].view(np.recarray)
         self.legs = np.concatenate([book.legs[o.leg : o.end] for o in self.rows]).view(np.recarray)
         sizes = self.rows.end - self.rows.leg
         self.rows.end = np.cumsum(sizes)

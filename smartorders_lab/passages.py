@@ -178,3 +178,9 @@ def first_at(ts, t, end, due):
         else:
             high = middle
     return t
+
+
+@entry_point
+def find(price, bounds, moves, at, t, end, high, low, fall, rise):
+    """`passage`, to be called from Python."""
+    return passage(price, bounds, moves, at, t, end, high, low, fall, rise)

@@ -233,6 +233,8 @@ def start_ticks(starts: Any, count: int, ticks: Ticks) -> tuple[np.ndarray, np.n
         values = list(starts.tolist() if isinstance(starts, np.ndarray) and starts.dtype.kind == "i" else starts)
     if len(values) != count:
         raise DataError(f"starts has {len(values)} values for {count} orders; give one for all or one for each")
+    if isinstance(starts, np.ndarray) and starts.dtype.kind == "i" and starts.min() >= 0 and starts.max() < len(ts):
+        return ts[starts], starts.astype(np.int64)
     created, cursors = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     for i, value in enumerate(values):
         number = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
@@ -256,6 +258,8 @@ def _scripts(
     orders: list[SmartOrder], actions: list[Action], created: np.ndarray, instrument: Instrument
 ) -> list[list[tuple[Action, SmartOrder | None]]]:
     """Each order's actions in time order, edits with the spec after them."""
+    if not actions:
+        return [[]] * len(orders)
     scripts: list[list[tuple[Action, SmartOrder | None]]] = [[] for _ in orders]
     for n, action in enumerate(actions):
         if not isinstance(action, Action):

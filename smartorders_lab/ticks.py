@@ -18,6 +18,8 @@ from decimal import Decimal
 from hashlib import blake2b
 from html import escape
 from math import ceil, floor, log10
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,6 +122,7 @@ class Ticks:
     _hash: str = field(default="", init=False)
     _range: tuple[int, int] | tuple[()] = field(default=(), init=False)
     _indexes: dict[tuple[str, int], Index] = field(default_factory=dict, init=False)
+    _room: _Room | None = field(default=None, init=False)
 
     # ------------------------------------------------------------------------------------------------ constructors
 
@@ -136,19 +139,28 @@ class Ticks:
         tz: str | None = None,
         path: str = "pessimistic",
         bar: str | timedelta | int | None = None,
+        index: bool = False,
     ) -> Ticks:
         """Ticks from a file, glob, list of files, frame, DuckDB query or relation, or rows as ccxt returns them.
 
         Columns with open, high, low and close are read as bars (see `from_bars`). `instrument` gives the increments;
         without it they are read off the data. `sort=True` allows time to go backwards. `columns` names columns that are
         not understood (`{"price": "px"}`), `unit` the unit of epochs (`s`, `ms`, `us`, `ns`), `tz` the zone of
-        datetimes that have none. Raises DataError.
+        datetimes that have none. `index` keeps the tick index in a file beside `source`, to be used next time. Raises DataError.
         """
         _check_path(path)
+        if index and not (isinstance(source, (str, PathLike)) and Path(source).is_file()):
+            raise DataError(
+                f"index = True: {short(source)} is not one file; leave it out, the index is built on first use"
+            )
         table = history.load(source, columns, unit, tz)
         if table.is_bars:
-            return cls._of_bars(table, instrument, symbol, path, bar, sort)
-        return cls._of_ticks(table, instrument, symbol, sort)
+            ticks = cls._of_bars(table, instrument, symbol, path, bar, sort)
+        else:
+            ticks = cls._of_ticks(table, instrument, symbol, sort)
+        if index:
+            ticks._keep_indexes(source)
+        return ticks
 
     @classmethod
     def from_arrays(
@@ -282,6 +294,65 @@ class Ticks:
             self._indexes[key] = Index(view.price, workers)
         return self._indexes[key]
 
+    def _keep_indexes(self, source: str | PathLike[str]) -> None:
+        """Take each index from its file beside `source`; one that is missing, stale or damaged is built and written."""
+        for trigger in self.triggers:
+            for direction in (1, -1) if self.bars is not None else (1,):
+                file = f"{fspath(source)}.{trigger}{'' if direction > 0 else '-short'}.index"
+                data = f"{self.data_hash} {self.path}"
+                found = Index.load(file, self.view(trigger, direction).price, data)
+                if found is None:
+                    self.index(trigger, direction).save(file, data)
+                else:
+                    self._indexes[trigger, direction] = found
+
+    def append(self, more: Ticks) -> Ticks:
+        """These ticks and then `more`, of the same market and with the same columns, not before the last one here.
+
+        Only what is new is copied, as a rule, and indexes are extended: ticks can come in all day. Bars are joined as bars.
+        Raises DataError if the two do not fit.
+        """
+        if not isinstance(more, Ticks):
+            raise DataError(
+                f"more = {short(more)}: is not Ticks; read them with Ticks.read(...) or Ticks.from_arrays(...)"
+            )
+        ours, theirs = (_tick_columns(ticks) for ticks in (self, more))
+        for name, a, b in (
+            ("symbol", self.symbol, more.symbol),
+            ("price_increment", self.instrument.price_increment, more.instrument.price_increment),
+            ("columns", ", ".join(ours), ", ".join(theirs)),
+            ("bars", self.bars and (self.bars.bar_ns, self.path), more.bars and (more.bars.bar_ns, more.path)),
+        ):
+            if a != b:
+                raise DataError(
+                    f"more.{name} = {b}: these ticks have {a}; read both in the same way, with the same instrument"
+                )
+        if more.ts[0] < self.ts[-1]:
+            raise DataError(
+                f"more.ts[0] = {instant_text(int(more.ts[0]))}: before the last tick, {instant_text(int(self.ts[-1]))}; cut the overlap "
+                "off with more.slice(...)"
+            )
+        notes = [*self.notes, *(note for note in more.notes if note not in self.notes)]
+        dropped = {k: self.dropped.get(k, 0) + more.dropped.get(k, 0) for k in {**self.dropped, **more.dropped}}
+        if self.bars is not None and more.bars is not None:
+            both = [
+                {n: getattr(b, n) for n in _BAR_COLUMNS if getattr(b, n) is not None} for b in (self.bars, more.bars)
+            ]
+            whole: dict[str, Any] = {n: _frozen(np.concatenate([both[0][n], both[1][n]])) for n in both[0]}
+            bars = replace(self.bars, **whole)
+            return self._walked(bars, str(self.path), self.instrument, self.source, notes, dropped)
+        first, last = len(self), len(self) + len(more)
+        if self._room is None or self._room.used != first or self._room.capacity < last:
+            self._room = _Room(ours, last + last // 4)
+        columns: dict[str, Any] = {name: _frozen(column) for name, column in self._room.append(theirs).items()}
+        joined = replace(self, **columns, notes=notes, dropped=dropped)
+        joined._room = self._room
+        for key, index in self._indexes.items():
+            if index.ticks == first:  # not one that was extended along another branch
+                index.extend(joined.view(*key).price)
+                joined._indexes[key] = index
+        return joined
+
     def _view(self, trigger: str, direction: int) -> TickView:
         watched = self._watched(trigger)
         size = _frozen(np.empty(0)) if self.size is None else self.size
@@ -395,6 +466,22 @@ class Ticks:
             f"<tr><th {cell}>{escape(name)}</th><td {cell}>{escape(value)}</td></tr>" for name, value in rows
         )
         return f'<table style="border-collapse:collapse;background:transparent">{body}</table>'
+
+
+class _Room:
+    """Columns with room at the end; `used` rows of them are taken."""
+
+    def __init__(self, columns: Mapping[str, np.ndarray], capacity: int):
+        self.capacity, self.used = capacity, 0
+        self.columns = {name: np.empty(capacity, column.dtype) for name, column in columns.items()}
+        self.append(columns)
+
+    def append(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Add rows; returns all that are taken now."""
+        first, self.used = self.used, self.used + len(columns["ts"])
+        for name, column in self.columns.items():
+            column[first : self.used] = columns[name]
+        return {name: column[: self.used] for name, column in self.columns.items()}
 
 
 _TICK_COLUMNS = ("ts", "price", "size", "side", "bid", "ask", "mark")
@@ -613,6 +700,11 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 def _own(frame: pl.DataFrame, name: str) -> np.ndarray | None:
     """A column of our own: polars shares the memory of the arrays that a frame was made of."""
     return _frozen(frame[name].to_numpy().copy()) if name in frame.columns else None
+
+
+def _tick_columns(ticks: Ticks) -> dict[str, np.ndarray]:
+    columns = {name: getattr(ticks, name) for name in _TICK_COLUMNS}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def _cut(holder: object, names: tuple[str, ...], first: int, last: int) -> dict[str, Any]:
