@@ -18,8 +18,8 @@ from .waits import pass_over, waits
 
 
 @entry_point
-def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, out, ticks, first, last):
-    """Move orders `first`..`last` over a chunk of ticks; returns the order that ran out of room for events, or `last`.
+def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, out, ticks, who, first, last):
+    """Move the orders `who[first:last]` over a chunk of ticks; returns where it ran out of room for events, or `last`.
 
     `ticks` is (base, ts, price, buy, sell, size, flags, same, bounds, moves, at): `base` the index of the chunk's first tick in its
     tape, then one array each, `size` and `flags` possibly empty; `same` says whether `buy` (1) and `sell` (2) are `price`; then the
@@ -30,7 +30,8 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
     base, ts, price, buy, sell, size, flags, same, bounds, moves, at = ticks
     moment = now[0]
     fill = fills[0]
-    for i in range(first, last):
+    for k in range(first, last):
+        i = who[k]
         row = rows[i]
         moment.order = i
         while row.status < S_CLOSED and row.cursor < base + len(ts):
@@ -39,7 +40,7 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
             while due < ends[i] and commands[due].ts <= ts[t]:
                 due += 1
             if moment.n + (4 * (row.end - row.leg) + 16) * (1 + due - row.command) > len(out):
-                return i
+                return k
             flag = flags[t] if len(flags) > 0 else 0
             moment.tick = row.cursor
             moment.x = row.side * price[t]

@@ -29,6 +29,7 @@ KERNELS = (
     "waits.py",
     "engine.py",
     "grids.py",
+    "watching.py",
 )
 
 

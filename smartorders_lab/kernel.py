@@ -69,6 +69,7 @@ from .position import (
     effective_stop,
     emit,
     entry_open,
+    entry_recallable,
     exit_leg,
     fire_break_even,
     first_level,
@@ -324,7 +325,8 @@ def step(row, legs, fills, now, out):
 @kernel
 def time_limits(row, legs, fills, now, out):
     """Entry expiry and the longest hold."""
-    if row.entry_expiry > 0 and now.ts >= row.created + row.entry_expiry and not row.closing and entry_open(row, legs):
+    expired = row.entry_expiry > 0 and now.ts >= row.created + row.entry_expiry
+    if expired and not row.closing and entry_recallable(row, legs):
         if row.bought == 0:
             row.reason = R_EXPIRED
         row.opening = 0

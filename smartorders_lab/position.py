@@ -101,6 +101,16 @@ def entry_open(row, legs):
 
 
 @kernel
+def entry_recallable(row, legs):
+    """Whether something of the entry waits, or rests at the venue and has not been asked back."""
+    for j in range(row.leg, first_level(row)):
+        leg = legs[j]
+        if leg.status == LEG_PENDING or (leg.sent and leg.limit and leg.cancel_due == NONE):
+            return True
+    return False
+
+
+@kernel
 def met_falling(now, threshold):
     """The price at which a fall to `now.x` met `threshold`: its own on a continuous tick that came from above."""
     return threshold if now.continuous and now.before > threshold else now.x

@@ -10,7 +10,17 @@ from .codes import ADD, E_LIMIT, E_MARKET, E_STOP, E_TRAILING, ENTRY, LEG_PENDIN
 from .exact import ceil_rate, floor_rate
 from .jit import kernel
 from .kernel import level_quantity
-from .position import entry_open, first_level, free, held, in_flight, is_running, move_trail, watch_price
+from .position import (
+    entry_open,
+    entry_recallable,
+    first_level,
+    free,
+    held,
+    in_flight,
+    is_running,
+    move_trail,
+    watch_price,
+)
 from .rows import NEVER, NONE, SCALE
 
 
@@ -53,7 +63,7 @@ def waits(row, legs, fills, commands, end, own_entry, own_exit, bars):
             up = min(up, leg.price + 1 - fills.touch)
     if row.cancelling:
         return up, down, fall, rise, due
-    if row.entry_expiry > 0 and open_entry and not row.closing:
+    if row.entry_expiry > 0 and not row.closing and entry_recallable(row, legs):
         due = min(due, row.created + row.entry_expiry - fills.poll)
     if held(row) > 0:
         exposed = held(row) > in_flight(row, legs, True)
