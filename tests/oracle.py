@@ -197,6 +197,7 @@ class Replay:
     # entry
     rungs: list[Rung] = field(default_factory=list)
     extra: Decimal = ZERO  # added to (or taken from) the planned size while PENDING
+    sent_plan: Decimal | None = None  # the size, if an edit came when it had been sent
     opening: bool = False  # open now waits for the cancel of what rests at the venue
     entry_failed: str = "rejected"
     entry_armed: bool = False
@@ -462,6 +463,8 @@ class Replay:
         return floor_to(Fraction(order.risk) / loss, increment) if loss > 0 else ZERO
 
     def base_plan(self) -> Decimal | None:
+        if self.sent_plan is not None:
+            return self.sent_plan
         if self.order.quantity is not None:
             return self.size_at(ZERO)
         price = self.known_price()
@@ -682,6 +685,8 @@ class Replay:
     def do_edit(self, action: Action) -> None:
         order, changed = action.apply(self.order), set(action.changes)
         if self.status == "PENDING":
+            if self.open_children("entry") or self.opening:
+                self.sent_plan = self.base_plan()
             if changed & {"quantity", "cost", "risk"}:
                 self.extra = ZERO
             self.order, self.basic = order, order.size_basis == "initial"

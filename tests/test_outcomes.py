@@ -10,7 +10,7 @@ import polars as pl
 import strategies
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from test_kernel import random_cases, stretched
+from test_kernel import random_cases, runs, stretched
 
 import smartorders_lab as so
 from smartorders_lab.fills import FillModel
@@ -51,7 +51,7 @@ def grids(draw: Any, kind: Any) -> tuple[list[so.SmartOrder], so.Ticks, np.ndarr
             continue
     flip = strategies.Side(not side.long)
     found += [draw(kind(flip))]
-    tape = stretched(draw(strategies.tapes(one)), draw(st.integers(1, 300)))
+    tape = stretched(draw(strategies.tapes(one)), draw(runs))
     instrument = draw(strategies.instruments)
     ticks = kernel_run.tape_of(tape, instrument)
     orders = [order for order in found if not any(p.level == "error" for p in order.check(ticks.instrument))]
