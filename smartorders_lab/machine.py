@@ -15,7 +15,7 @@ from .fills import FillModel
 from .index import Index
 from .instrument import Instrument
 from .lower import Table
-from .rows import EVENT, NOD, NOW, ORDER, WATCH, table
+from .rows import EVENT, NOD, NOW, ORDER, table
 from .ticks import TickView
 
 _BLOCK = 256
@@ -110,7 +110,7 @@ class Watch:
         self.machine, self._quotes = machine, quotes
         self._columns = [np.zeros(self.KEPT, np.int64) for _ in range(4 if quotes else 2)]
         orders = len(machine.book.orders)
-        self._watched, self._nods = table(WATCH, orders), table(WATCH, -(-orders // NOD))
+        self._watched, self._nods = np.zeros((orders, 7), np.int64), np.zeros((-(-orders // NOD), 7), np.int64)
         self._woken = np.zeros(orders, np.int64)
         self._base = self._ticks = 0
         self._index: Index | None = None

@@ -390,15 +390,11 @@ STEP = np.dtype([(name, "i8") for name in ("tick", "leg", "left", "proceeds", "h
 """A level that grids.py reached: what is left and earned after it, which levels were hit, and the prices on the way to it."""
 
 
-WATCH = np.dtype([(name, "i8") for name in ("high", "low", "due", "fall", "rise", "top", "bottom")])
-"""What wakes an order, in real prices: one at or above `high` or at or below `low`, the time `due`; and while a fall (rise) by a rate
-is waited for, `low` (`high`) follows each price above `top` (below `bottom`)."""
-
 NOD = 64
-"""Orders that are watched by one row of WATCH before they are looked at one by one."""
+"""Living orders that are watched as one before they are looked at one by one."""
 
 
-for _dtype in (WATCH, FOUND, STEP, ORDER, OUTCOME, LEG, COMMAND, EVENT, FILLS, NOW):
+for _dtype in (FOUND, STEP, ORDER, OUTCOME, LEG, COMMAND, EVENT, FILLS, NOW):
     _hidden = set(_dtype.names or ()) & set(dir(np.recarray))
     assert not _hidden, f"{_hidden} would read the array's own attribute without the JIT"
 

@@ -1,6 +1,6 @@
 """Many living orders and one new tick: who has to look at it.
 
-Each order has a row of WATCH, made from what it waits for; NOD orders share a row that wakes whenever one of them might. So a tick at
+Each order has a row in a table of integers (columns HIGH to BOTTOM), made from what it waits for; NOD orders share a row that wakes whenever one of them might. So a tick at
 which nothing happens costs a look at one row in NOD. Who is woken catches up with the ticks that it slept through by the tick index.
 """
 
@@ -12,6 +12,10 @@ from .jit import entry_point, kernel
 from .rows import NEVER, NOD, NONE, SCALE
 from .waits import waits
 
+HIGH, LOW, DUE, FALL, RISE, TOP, BOTTOM = range(7)
+"""What wakes an order, in real prices: one at or above HIGH or at or below LOW, the time DUE; and while a FALL (RISE) by a rate is waited
+for, LOW (HIGH) follows each price above TOP (below BOTTOM)."""
+
 
 @entry_point
 def watch(rows, legs, commands, ends, fills, same, bars, who, count, watched, nods):
@@ -19,20 +23,20 @@ def watch(rows, legs, commands, ends, fills, same, bars, who, count, watched, no
     for k in range(count):
         i = who[k]
         row, w = rows[i], watched[i]
-        w.high, w.low, w.due, w.fall, w.rise, w.top, w.bottom = NEVER, NONE, NEVER, 0, 0, NEVER, NONE
+        w[HIGH], w[LOW], w[DUE], w[FALL], w[RISE], w[TOP], w[BOTTOM] = NEVER, NONE, NEVER, 0, 0, NEVER, NONE
         if row.status >= S_CLOSED:
             continue
         own_entry, own_exit = same & (1 if row.side > 0 else 2), same & (2 if row.side > 0 else 1)
         up, down, fall, rise, due = waits(row, legs, fills[0], commands, ends[i], own_entry, own_exit, bars)
-        w.due = due if row.started else min(due, row.created)
+        w[DUE] = due if row.started else min(due, row.created)
         if row.side > 0:
-            w.high, w.low, w.fall, w.rise = up, down, fall, rise
+            w[HIGH], w[LOW], w[FALL], w[RISE] = up, down, fall, rise
         else:
-            w.high, w.low, w.fall, w.rise = -down, -up, rise, fall
-        if w.fall > 0:
-            w.top = NONE
-        if w.rise > 0:
-            w.bottom = NEVER
+            w[HIGH], w[LOW], w[FALL], w[RISE] = -down, -up, rise, fall
+        if w[FALL] > 0:
+            w[TOP] = NONE
+        if w[RISE] > 0:
+            w[BOTTOM] = NEVER
     last = -1
     for k in range(count):
         if who[k] // NOD != last:
@@ -44,11 +48,11 @@ def watch(rows, legs, commands, ends, fills, same, bars, who, count, watched, no
 def nod(watched, nods, block):
     """What wakes any of a block."""
     n = nods[block]
-    n.high, n.low, n.due, n.top, n.bottom = NEVER, NONE, NEVER, NEVER, NONE
+    n[HIGH], n[LOW], n[DUE], n[TOP], n[BOTTOM] = NEVER, NONE, NEVER, NEVER, NONE
     for i in range(block * NOD, min(block * NOD + NOD, len(watched))):
         w = watched[i]
-        n.high, n.low, n.due = min(n.high, w.high), max(n.low, w.low), min(n.due, w.due)
-        n.top, n.bottom = min(n.top, w.top), max(n.bottom, w.bottom)
+        n[HIGH], n[LOW], n[DUE] = min(n[HIGH], w[HIGH]), max(n[LOW], w[LOW]), min(n[DUE], w[DUE])
+        n[TOP], n[BOTTOM] = min(n[TOP], w[TOP]), max(n[BOTTOM], w[BOTTOM])
 
 
 @entry_point
@@ -57,19 +61,19 @@ def wake(price, ts, watched, nods, woken):
     count = 0
     for block in range(len(nods)):
         n = nods[block]
-        if price < n.high and price > n.low and ts < n.due and price <= n.top and price >= n.bottom:
+        if price < n[HIGH] and price > n[LOW] and ts < n[DUE] and price <= n[TOP] and price >= n[BOTTOM]:
             continue
         for i in range(block * NOD, min(block * NOD + NOD, len(watched))):
             w = watched[i]
-            if price >= w.high or price <= w.low or ts >= w.due:
+            if price >= w[HIGH] or price <= w[LOW] or ts >= w[DUE]:
                 woken[count] = i
                 count += 1
                 continue
-            if price > w.top:
-                w.top = price
-                w.low = max(w.low, floor_rate(price, SCALE - w.fall))
-            if price < w.bottom:
-                w.bottom = price
-                w.high = min(w.high, ceil_rate(price, SCALE + w.rise))
+            if price > w[TOP]:
+                w[TOP] = price
+                w[LOW] = max(w[LOW], floor_rate(price, SCALE - w[FALL]))
+            if price < w[BOTTOM]:
+                w[BOTTOM] = price
+                w[HIGH] = min(w[HIGH], ceil_rate(price, SCALE + w[RISE]))
         nod(watched, nods, block)
     return count
