@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from .rows import (
     COMMAND,
     FILLS,
     LEG,
+    NEVER,
     NONE,
     ORDER,
     SCALE,
@@ -363,8 +365,11 @@ class Table:
         rows, legs = table(ORDER, len(kinds)), table(LEG, sum(sum(layout) for _, layout in kinds))
         begin = 0
         for n, (key, layout) in enumerate(kinds):
-            self._lower(rows[n], legs, specs[key], begin, layout)
-            begin += sum(layout)
+            row, own = self._lower(specs[key], layout)
+            row.leg, row.end = begin, begin + len(own)
+            rows[n] = tuple(vars(row).values())
+            legs[begin : row.end] = [tuple(vars(leg).values()) for leg in own]
+            begin = row.end
         first, counts = rows.leg[kind], (rows.end - rows.leg)[kind]
         ends = np.cumsum(counts)
         copied = rows[kind].view(np.recarray)
@@ -435,32 +440,26 @@ class Table:
         setattr(row, f"{name}_kind", kind)
         setattr(row, f"{name}_value", units)
 
-    def _lower(self, row: Any, legs: Any, order: SmartOrder, begin: int, layout: Layout) -> None:
+    def _lower(self, order: SmartOrder, layout: Layout) -> tuple[Any, list[Any]]:
+        """An order's row and its legs, as objects with the fields of ORDER and LEG: setting fields of records is slow."""
         side, levels = order.direction, self.ladder(order)
-        row.side, row.leg, row.end = side, begin, begin + sum(layout)
-        row.rungs, row.level_slots, row.exits, row.levels = layout.rungs, layout.levels, layout.exits, len(levels)
-        row.status, row.command, row.timer, row.seen, row.last_bar = Status.PENDING, 0, NONE, NONE, -1
-        row.worst, row.best = 2**62, -(2**62)
-        for name in ("stop_x", "stop_limit_x", "emergency_x", "activation_x", "even_x", "trail_x", "entry_activation"):
-            setattr(row, name, NONE)
+        row = SimpleNamespace(**_BLANK_ORDER)
+        legs = [SimpleNamespace(**_BLANK_LEG) for _ in range(sum(layout))]
+        row.side, row.levels = side, len(levels)
+        row.rungs, row.level_slots, row.exits = layout.rungs, layout.levels, layout.exits
         self._size(row, order)
-        self._entry(row, legs, order, begin, layout.rungs)
+        self._entry(row, legs, order, layout.rungs)
         self._exits(row, order)
-        row.by_remaining = order.size_basis == "remaining"
+        row.by_remaining = int(order.size_basis == "remaining")
         runner = 100 - sum((level.size for level in levels), Decimal(0))
         row.runner = 0 if row.by_remaining else max(rate_units(runner), 0)
-        for j in range(begin, row.end):
-            legs[j].cancel_due = legs[j].met = legs[j].mark = NONE
-            legs[j].looked = -1
-        first = begin + layout.rungs
-        for j in range(first, row.end):
-            legs[j].role, legs[j].status, legs[j].number = Role.TAKE_PROFIT, LegStatus.CANCELLED, -1
         for number, level in enumerate(levels):
-            leg = legs[first + number]
+            leg = legs[layout.rungs + number]
             leg.status, leg.number = LegStatus.PENDING, number
-            leg.limit, leg.weight = level.kind == "limit", rate_units(level.size)
+            leg.limit, leg.weight = int(level.kind == "limit"), rate_units(level.size)
             self._target(leg, "target", level.target, side, up=True)
             leg.x = leg.target_value if leg.target_kind == Target.PRICE else NONE
+        return row, legs
 
     def _size(self, row: Any, order: SmartOrder) -> None:
         planned = planned_units(order, self.instrument)
@@ -473,7 +472,7 @@ class Table:
             assert order.risk is not None
             row.size_kind, row.amount = SizeKind.RISK, self._notional(order.risk)
 
-    def _entry(self, row: Any, legs: Any, order: SmartOrder, begin: int, rungs: int) -> None:
+    def _entry(self, row: Any, legs: list[Any], order: SmartOrder, rungs: int) -> None:
         side, entry = order.direction, order.entry
         row.entry_kind = EntryKind.LIMIT if entry.kind == "ladder" else EntryKind[entry.kind.upper()]
         if entry.kind == "stop":
@@ -491,7 +490,7 @@ class Table:
         whole = sum((size for _, size in shares), Decimal(0))
         done, given = Fraction(0), 0
         for k in range(rungs):
-            leg = legs[begin + k]
+            leg = legs[k]
             leg.role, leg.number, leg.status = Role.ENTRY, k, LegStatus.CANCELLED
             if k >= len(shares):
                 continue
@@ -504,7 +503,7 @@ class Table:
                 leg.x = leg.price
         if entry.kind == "held":
             assert entry.price is not None
-            legs[begin].x = side * self.instrument.price_units(entry.price, ROUND_HALF_EVEN)
+            legs[0].x = side * self.instrument.price_units(entry.price, ROUND_HALF_EVEN)
 
     def _exits(self, row: Any, order: SmartOrder) -> None:
         side, stop, trail, even = order.direction, order.stop_loss, order.trailing_stop, order.break_even
@@ -521,6 +520,23 @@ class Table:
             row.even, row.even_after = Even.FEES if fees else Even.OFFSET, even.after
             row.even_offset = 0 if fees else rate_units(even.offset)  # type: ignore[arg-type]
         row.max_hold, row.entry_expiry = order.max_hold or 0, order.entry_expiry or 0
+
+
+_BLANK_ORDER: dict[str, int] = dict.fromkeys(ORDER.names or (), 0) | {
+    **dict.fromkeys(("stop_x", "stop_limit_x", "emergency_x", "activation_x", "even_x", "trail_x"), NONE),
+    **dict.fromkeys(("entry_activation", "timer", "seen"), NONE),
+    "status": Status.PENDING,
+    "last_bar": -1,
+    "worst": NEVER,
+    "best": -NEVER,
+}
+_BLANK_LEG: dict[str, int] = dict.fromkeys(LEG.names or (), 0) | {
+    **dict.fromkeys(("cancel_due", "met", "mark"), NONE),
+    "looked": -1,
+    "role": Role.TAKE_PROFIT,
+    "status": LegStatus.CANCELLED,
+    "number": -1,
+}
 
 
 def _rungs(order: SmartOrder) -> int:

@@ -6,6 +6,7 @@ what replay() finds for the same orders.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from .fills import FillModel
 from .lower import Table, lower_fills, suit
 from .machine import Machine, chunk, in_order
-from .rows import FOUND, NOW, ORDER, OUTCOME, STEP, EntryKind, LegStatus, SizeKind, Target, table
+from .rows import FOUND, LEG, NOW, ORDER, OUTCOME, STEP, EntryKind, LegStatus, SizeKind, Target, table
 from .spec import SmartOrder
 from .ticks import Ticks
 
@@ -49,7 +50,7 @@ class Evaluator:
     ):
         low, high = ticks.price_range()
         self.combinations, self.ticks, self.fills = list(combinations), ticks, fills
-        self.created, self.cursors = created, cursors
+        self.created, self.cursors, self.poll_ns = created, cursors, poll_ns
         self.instrument = suit(ticks.instrument, self.combinations, (), low, high)
         self.model = lower_fills(fills, self.instrument, poll_ns, high)
         self._table = Table(self.combinations, self.instrument, [()] * len(self.combinations), fills)
@@ -98,24 +99,22 @@ class Evaluator:
 
     # ------------------------------------------------------------------------------------------------ grids
 
-    def _plain(self, c: int) -> bool:
+    def _plain(self, c: int, o: Any, legs: list[Any]) -> bool:
         """Whether the parts of a combination act on one another only through the earliest of them; see grids.py."""
-        order, ticks = self._table.orders[c], self._chunks[c]
-        legs = self._table.legs[order.leg : order.end]
-        levels = legs[1 : 1 + order.levels]
-        fills, same = self.model[0], ticks[7] & (1 if order.side > 0 else 2)
+        ticks, fills = self._chunks[c], self.fills
+        own_entry = ticks[7] & (1 if o.side > 0 else 2)
         return bool(
             len(ticks[8])
             and not len(ticks[6])
-            and fills.latency == fills.poll == 0
-            and self.fills.participation is None
-            and order.rungs == 1
-            and order.ttp_rate == order.timeout == order.stop_limit_kind == 0
-            and not levels["limit"].any()
+            and fills.latency == self.poll_ns == 0
+            and fills.participation is None
+            and o.rungs == 1
+            and o.ttp_rate == o.timeout == o.stop_limit_kind == 0
+            and not any(leg.limit for leg in legs[1 : 1 + o.levels])
             and (
-                order.entry_kind == EntryKind.MARKET
-                or (order.entry_kind == EntryKind.LIMIT and same)
-                or (order.entry_kind == EntryKind.STOP and not legs[0].limit)
+                o.entry_kind == EntryKind.MARKET
+                or (o.entry_kind == EntryKind.LIMIT and own_entry)
+                or (o.entry_kind == EntryKind.STOP and not legs[0].limit)
             )
         )
 
@@ -123,16 +122,18 @@ class Evaluator:
         """The plain combinations among `first`..`last`, by entry, with what they share; and the others."""
         grids: dict[Any, _Grid] = {}
         others: list[int] = []
-        for c in range(first, last):
-            if not self._plain(c):
+        order_of: Any = namedtuple("order_of", ORDER.names or ())
+        leg_of: Any = namedtuple("leg_of", LEG.names or ())
+        orders = self._table.orders[first:last]
+        for c, values in enumerate(orders.tolist(), first):
+            o = order_of(*values)
+            legs = [leg_of(*leg) for leg in self._table.legs[o.leg : o.end].tolist()]
+            if not self._plain(c, o, legs):
                 others.append(c)
                 continue
-            o = self._table.orders[c]
-            legs = self._table.legs[o.leg : o.end]
-            levels = legs[1 : 1 + o.levels]
             size = (o.size_kind, o.amount, o.planned)
             risk = (o.stop_kind, o.stop_value) if o.size_kind == SizeKind.RISK else ()
-            ladder = tuple(levels[["target_kind", "target_value", "weight"]].tolist())
+            ladder = tuple((leg.target_kind, leg.target_value, leg.weight) for leg in legs[1 : 1 + o.levels])
             body = (size, risk, o.by_remaining, o.runner, ladder, o.even, o.even_after, o.even_offset)
             stop = (o.stop_kind, o.stop_value)
             trail = (o.trail_rate, o.activation_kind, o.activation_value)
