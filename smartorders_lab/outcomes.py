@@ -122,8 +122,7 @@ class Evaluator:
         """The plain combinations among `first`..`last`, by entry, with what they share; and the others."""
         grids: dict[Any, _Grid] = {}
         others: list[int] = []
-        order_of: Any = namedtuple("order_of", ORDER.names or ())
-        leg_of: Any = namedtuple("leg_of", LEG.names or ())
+        order_of, leg_of = _fields(ORDER), _fields(LEG)
         orders = self._table.orders[first:last]
         for c, values in enumerate(orders.tolist(), first):
             o = order_of(*values)
@@ -196,6 +195,11 @@ class Evaluator:
         book.orders.command = 0
         book.edits, book.edit_legs = self._table.edits, self._table.edit_legs
         return book
+
+
+def _fields(dtype: np.dtype) -> Any:
+    """A named tuple: reading fields of records is slow."""
+    return namedtuple("row", list(dtype.names or ()))
 
 
 class _Grid:
