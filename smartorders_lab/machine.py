@@ -110,7 +110,7 @@ class Watch:
         self.machine, self._quotes = machine, quotes
         self._columns = [np.zeros(self.KEPT, np.int64) for _ in range(4 if quotes else 2)]
         orders = len(machine.book.orders)
-        self._watched, self._nods = np.zeros((orders, 7), np.int64), np.zeros((-(-orders // NOD), 7), np.int64)
+        self._watched, self._nods = np.zeros((orders, 7), np.int64), np.zeros((-(-orders // NOD) + 1, 7), np.int64)
         self._woken = np.zeros(orders, np.int64)
         self._base = self._ticks = 0
         self._index: Index | None = None

@@ -1,7 +1,7 @@
 """Many living orders and one new tick: who has to look at it.
 
 Each order has a row in a table of integers (columns HIGH to BOTTOM), made from what it waits for; NOD orders share a row that wakes
-whenever one of them might. So a tick at which nothing happens costs a look at one row in NOD. Who is woken catches up with the ticks
+whenever one of them might, and all of those share a last one. So a tick at which nothing happens costs a look at one row. Who is woken catches up with the ticks
 that it slept through by the tick index.
 """
 
@@ -42,29 +42,37 @@ def watch(rows, legs, commands, ends, fills, same, bars, who, count, watched, no
     for k in range(count):
         if who[k] // NOD != last:
             last = who[k] // NOD
-            nod(watched, nods, last)
+            nod(watched, last * NOD, min(last * NOD + NOD, len(watched)), nods[last])
+    nod(nods, 0, len(nods) - 1, nods[len(nods) - 1])
 
 
 @kernel
-def nod(watched, nods, block):
-    """What wakes any of a block."""
-    n = nods[block]
+def nod(rows, first, last, n):
+    """What wakes any of `rows[first:last]`."""
     n[HIGH], n[LOW], n[DUE], n[TOP], n[BOTTOM] = NEVER, NONE, NEVER, NEVER, NONE
-    for i in range(block * NOD, min(block * NOD + NOD, len(watched))):
-        w = watched[i]
+    for i in range(first, last):
+        w = rows[i]
         n[HIGH], n[LOW], n[DUE] = min(n[HIGH], w[HIGH]), max(n[LOW], w[LOW]), min(n[DUE], w[DUE])
         n[TOP], n[BOTTOM] = min(n[TOP], w[TOP]), max(n[BOTTOM], w[BOTTOM])
+
+
+@kernel
+def sleeps(n, price, ts):
+    """Whether a tick concerns nobody."""
+    return price < n[HIGH] and price > n[LOW] and ts < n[DUE] and price <= n[TOP] and price >= n[BOTTOM]
 
 
 @entry_point
 def wake(price, ts, watched, nods, woken):
     """Put the orders that have to look at a tick into `woken`; returns how many."""
-    count = 0
-    for block in range(len(nods)):
-        n = nods[block]
-        if price < n[HIGH] and price > n[LOW] and ts < n[DUE] and price <= n[TOP] and price >= n[BOTTOM]:
+    count, blocks = 0, len(nods) - 1
+    if sleeps(nods[blocks], price, ts):
+        return 0
+    for block in range(blocks):
+        if sleeps(nods[block], price, ts):
             continue
-        for i in range(block * NOD, min(block * NOD + NOD, len(watched))):
+        first, last = block * NOD, min(block * NOD + NOD, len(watched))
+        for i in range(first, last):
             w = watched[i]
             if price >= w[HIGH] or price <= w[LOW] or ts >= w[DUE]:
                 woken[count] = i
@@ -76,5 +84,6 @@ def wake(price, ts, watched, nods, woken):
             if price < w[BOTTOM]:
                 w[BOTTOM] = price
                 w[HIGH] = min(w[HIGH], ceil_rate(price, SCALE + w[RISE]))
-        nod(watched, nods, block)
+        nod(watched, first, last, nods[block])
+    nod(nods, 0, blocks, nods[blocks])
     return count
