@@ -1,8 +1,8 @@
 """Many living orders and one new tick: who has to look at it.
 
 Each order has a row in a table of integers (columns HIGH to BOTTOM), made from what it waits for; NOD orders share a row that wakes
-whenever one of them might, and all of those share a last one. So a tick at which nothing happens costs a look at one row. Who is woken catches up with the ticks
-that it slept through by the tick index.
+whenever one of them might, and all of those share a last one. So a tick at which nothing happens costs a look at one row. Who is woken
+catches up with the ticks that it slept through by the tick index.
 """
 
 from __future__ import annotations
