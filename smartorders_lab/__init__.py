@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "actions": ("Action", "open_now", "edit", "add_funds", "reduce_funds", "close_at_market", "cancel"),
+    "entries": ("random_entries",),
     "errors": (
         "SmartOrdersError",
         "Problem",
@@ -33,6 +34,7 @@ _HOME = {
     ),
     "fields": ("Distance",),
     "fills": ("FillModel",),
+    "findings": ("Sweep",),
     "instrument": ("Instrument",),
     "replays": ("replay",),
     "run": ("Run",),
@@ -47,6 +49,7 @@ _HOME = {
         "BreakEven",
     ),
     "store": ("Store",),
+    "sweeps": ("sweep",),
     "ticks": ("Ticks",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -54,6 +57,7 @@ __all__ = ["__version__", *_MODULE]
 
 if TYPE_CHECKING:
     from .actions import Action, add_funds, cancel, close_at_market, edit, open_now, reduce_funds
+    from .entries import random_entries
     from .errors import (
         ActionError,
         DataError,
@@ -68,11 +72,13 @@ if TYPE_CHECKING:
     )
     from .fields import Distance
     from .fills import FillModel
+    from .findings import Sweep
     from .instrument import Instrument
     from .replays import replay
     from .run import Run
     from .spec import BreakEven, Entry, Rung, SmartOrder, StopLoss, TakeProfit, TrailingStop, TrailingTakeProfit
     from .store import Store
+    from .sweeps import sweep
     from .ticks import Ticks
 
 

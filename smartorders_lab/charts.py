@@ -12,22 +12,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from html import escape
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from . import metrics
 from .actions import Action
 from .errors import DataError, short
 from .exact import floor_rate
 from .fills import FillModel
 from .instrument import Instrument
+from .looks import (
+    AVERAGE,
+    BUY,
+    EVENT,
+    INKS,
+    LEVELS,
+    MARK,
+    MIN_POINTS,
+    REASONS,
+    SELL,
+    STOP,
+    THEMES,
+    check_look,
+    layout,
+    m4,
+    utc,
+    write_html,
+)
 from .lower import rate_units
 from .rows import NONE, SCALE
+from .run import ticks_of
 from .ticks import CONTINUOUS, Bars, TickView
 from .times import duration_ns
 
@@ -42,37 +61,32 @@ if TYPE_CHECKING:
     from .spec import SmartOrder, TrailingStop
     from .ticks import Ticks
 
-THEMES = ("auto", "light", "dark")
-MIN_POINTS = 40
-"""Fewest points that a line can be drawn with: ten pixel columns."""
+__all__ = [
+    "MAX_CANDLES",
+    "MAX_DOTS",
+    "MIN_POINTS",
+    "THEMES",
+    "StopPath",
+    "m4",
+    "plot_equity",
+    "plot_excursions",
+    "plot_levels",
+    "plot_order",
+    "plot_returns",
+    "plot_summary",
+    "stop_path",
+    "write_html",
+]
+
 MAX_CANDLES = 300
 """Most candles of a chart; beyond it, neighbours are merged."""
+MAX_DOTS = 3000
+"""Most orders of a scatter chart; of more, a sample that is even in their returns."""
 _MARGIN = 20
 """Ticks shown around an order, however short its life was."""
 _NAMED_MARKS = 12
 """Up to so many events carry their word on the chart, more only in the hover."""
 
-# Mostly Okabe and Ito's palette (2008), which those who see red and green alike can tell apart; dash, marker and word
-# say it again.
-_STOP, _MARK, _AVERAGE, _BUY, _SELL, _EVENT = "#d55e00", "#56b4e9", "#cc79a7", "#0072b2", "#e69f00", "#9467bd"
-_LEVELS = {
-    "PENDING": ("#8b949e", "dash", "circle-open"),
-    "TRIGGERED": ("#d9a400", "dashdot", "circle-dot"),
-    "FILLED": ("#009e73", "solid", "circle"),
-    "CANCELLED": ("#d9432f", "dot", "x"),
-}
-"""Colour, dash and marker of a take-profit level, by status."""
-_REASONS = {
-    "take_profit": ("#009e73", ""),
-    "trailing_take_profit": ("#44bb99", "/"),
-    "trailing_stop": ("#56b4e9", ""),
-    "break_even": ("#8b949e", ""),
-    "stop_loss": ("#d55e00", ""),
-    "max_hold": ("#cc79a7", "\\"),
-    "close_at_market": ("#0072b2", "x"),
-    "reduced": ("#e69f00", "."),
-}
-"""Colour and pattern of an exit reason."""
 _MARKERS = {
     "armed": "triangle-right",
     "break_even": "diamond",
@@ -111,40 +125,39 @@ def plot_order(
 
     Raises DataError if there is no such order, if there are no ticks, or if they are not those of the run.
     """
-    _check_look(theme, points)
+    check_look(theme, points)
     if not pad >= 0:
         raise DataError(f"pad = {short(pad)}: must be 0 or more; 0.1 shows a tenth of the order's life on either side")
     life = _Life.of(run, order, ticks)
     window = life.window(pad)
     bottom, top, line_height = _heights(life, window)
-    figure = go.Figure(layout=_layout(theme))
+    figure = go.Figure(layout=layout(theme))
     figure.add_traces([_price(life, window, points, theme), *_lines(life, points), *_level_lines(life), *_dots(life)])
     begin, end = life.view.ts[window.start], life.view.ts[window.stop - 1]
-    figure.update_xaxes(range=[_times(begin - (end - begin) // 80), _times(end)])  # room for a marker on the first tick
+    figure.update_xaxes(range=[utc(begin - (end - begin) // 80), utc(end)])  # room for a marker on the first tick
     figure.update_yaxes(range=[bottom, top])
     for y, text, colour in _spread(_labels(life, bottom, top), line_height):
         font = {"color": colour, "size": 11}
         figure.add_annotation(x=1.005, xref="paper", xanchor="left", y=y, text=text, font=font, showarrow=False)
     if life.final:
-        figure.add_vline(_times(life.end_ts), line={"color": _INKS[theme], "width": 1, "dash": "dot"}, opacity=0.6)
+        figure.add_vline(utc(life.end_ts), line={"color": INKS[theme], "width": 1, "dash": "dot"}, opacity=0.6)
     figure.update_layout(title=_title(life), margin={"r": 170}, height=520)
     return figure
 
 
 def plot_summary(run: Run, *, theme: str = "auto", points: int = 4000) -> go.Figure:
     """What the orders of a run came to: returns by exit reason, and the profit of the finished ones over time."""
-    _check_look(theme, points)
-    done = run.orders.filter(pl.col("exit_ts").is_not_null() & pl.col("return_").is_not_null()).sort("exit_ts")
-    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.09, figure=go.Figure(layout=_layout(theme)))
+    check_look(theme, points)
+    done = _left(run).sort("exit_ts")
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.09, figure=go.Figure(layout=layout(theme)))
     if done.height:
         figure.add_traces(list(_histogram(done)), rows=1, cols=1)
         ts, total = done["exit_ts"].dt.epoch("ns").to_numpy(), done["realized_pnl"].cum_sum().to_numpy()
         kept = m4(ts, total, points)
-        curve = _steps(ts[kept], total[kept], "profit so far", _INKS[theme], width=1.5, showlegend=False)
+        curve = _steps(ts[kept], total[kept], "profit so far", INKS[theme], width=1.5, showlegend=False)
         figure.add_trace(curve, row=1, col=2)
     else:
-        nothing = "no order has left its position"
-        figure.add_annotation(text=nothing, xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False)
+        _say(figure, "no order has left its position")
     figure.update_xaxes(title="return, %", row=1, col=1)
     figure.update_yaxes(title="orders", row=1, col=1)
     figure.update_yaxes(title="profit so far, quote currency", row=1, col=2)
@@ -157,34 +170,157 @@ def plot_summary(run: Run, *, theme: str = "auto", points: int = 4000) -> go.Fig
     return figure
 
 
-def write_html(figures: go.Figure | Sequence[go.Figure], path: str | Path, title: str = "smartorders_lab") -> Path:
-    """One or more figures as a page that opens anywhere, offline: plotly.js (5 MB) is inside, nothing is loaded."""
-    many = [figures] if isinstance(figures, go.Figure) else list(figures)
-    if not many:
-        raise DataError("figures: is empty; give at least one figure")
-    config = {"displaylogo": False, "responsive": True}
-    parts = [f.to_html(full_html=False, include_plotlyjs=i == 0, config=config) for i, f in enumerate(many)]
-    theme = (many[0].layout.meta or {}).get("theme", "light")
-    Path(path).write_text(_PAGE.format(title=escape(title), style=_STYLES[theme], body="\n".join(parts)), "utf-8")
-    return Path(path)
+def plot_equity(
+    run: Run, ticks: Ticks | None = None, *, every: Any = None, theme: str = "auto", points: int = 4000
+) -> go.Figure:
+    """Profit over time, and below it how far it lay under its highest point so far.
 
+    Parameters
+    ----------
+    ticks : those of the run, where it does not carry them. Without any only the realized profit is drawn, and its drawdown.
+    every : sample at the ends of such periods (`"1h"`) only; None: at every tick.
+    theme, points : as for `plot_order`.
 
-def m4(ts: np.ndarray, values: np.ndarray, points: int) -> np.ndarray:
-    """Positions of at most `points` samples whose line looks like the line of all.
-
-    Time is cut into pixel columns, and of each column the first, last, lowest and highest sample stay: U. Jugel,
-    Z. Jerzak, G. Hackenbroich, V. Markl, "M4: A Visualization-Oriented Time Series Data Aggregation", PVLDB 7, 2014.
-    `ts` (int64) must not decrease.
+    Raises DataError if the ticks are not those of the run.
     """
-    if len(ts) <= points:
-        return np.arange(len(ts))
-    edges = np.linspace(ts[0], ts[-1], points // 4 + 1)[1:-1].astype(np.int64)
-    cuts = np.unique([0, *np.searchsorted(ts, edges), len(ts)])
-    kept = []
-    for start, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
-        column = values[start:stop]
-        kept += [start, start + int(np.argmin(column)), start + int(np.argmax(column)), stop - 1]
-    return np.unique(kept)
+    check_look(theme, points)
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=[0.7, 0.3],
+        vertical_spacing=0.05,
+        figure=go.Figure(layout=layout(theme)),
+    )
+    known = run.ticks is not None or ticks is not None
+    curve = run.equity(ticks, every) if known else metrics.realized(metrics.bookings(run))
+    ts = curve["ts"].dt.epoch("ns").to_numpy()
+    lines = [("realized", "realized", INKS[theme], 1.0)] if known else []
+    name = "equity, marked to market" if known else "realized"
+    for column, word, colour, width in [*lines, ("equity" if known else "realized", name, BUY, 1.5)]:
+        values = curve[column].to_numpy()
+        kept = m4(ts, values, points)
+        figure.add_trace(_steps(ts[kept], values[kept], word, colour, width=width), 1, 1)
+    if curve.height:
+        fall = -metrics.drawdown(curve["equity" if known else "realized"])
+        kept = m4(ts, fall, points)
+        fill: dict[str, Any] = {"fill": "tozeroy", "fillcolor": "rgba(213,94,0,0.25)", "showlegend": False}
+        figure.add_trace(_steps(ts[kept], fall[kept], "drawdown", STOP, **fill), 2, 1)
+    else:
+        _say(figure, "no order was filled")
+    figure.update_yaxes(
+        title="profit, quote currency", zeroline=True, zerolinecolor="rgba(128,128,128,0.6)", row=1, col=1
+    )
+    figure.update_yaxes(title="drawdown", row=2, col=1)
+    figure.update_layout(height=520, margin={"t": 40}, hovermode="x")
+    return figure
+
+
+def plot_returns(run: Run, *, theme: str = "auto") -> go.Figure:
+    """Returns of the orders that have left their position, by exit reason."""
+    check_look(theme, MIN_POINTS)
+    done = _left(run)
+    figure = go.Figure(layout=layout(theme))
+    if done.height:
+        figure.add_traces(list(_histogram(done)))
+    else:
+        _say(figure, "no order has left its position")
+    figure.update_xaxes(title="return, %")
+    figure.update_yaxes(title="orders")
+    figure.update_layout(barmode="stack", height=400, margin={"t": 40}, legend={"y": -0.2})
+    return figure
+
+
+def plot_excursions(run: Run, *, theme: str = "auto") -> go.Figure:
+    """Return against the worst and the best excursion, a dot per finished order; see `docs/rules.md`, What is reported.
+
+    Orders on the dashed line ended at their very worst (left) or best price (right); the distance to it is what the exit
+    won back or gave away, fees included. J. Sweeney, Maximum Adverse Excursion, 1996.
+    """
+    check_look(theme, MIN_POINTS)
+    done = metrics.done(run.orders).filter(pl.col("mae").is_not_null()).sort("return_", "order")
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, figure=go.Figure(layout=layout(theme))
+    )
+    chosen = done[np.unique(np.linspace(0, done.height - 1, min(done.height, MAX_DOTS)).round().astype(int))]
+    kinds = (("won", pl.col("realized_pnl") > 0, BUY, "circle"), ("not won", pl.col("realized_pnl") <= 0, STOP, "x"))
+    for name, condition, colour, symbol in kinds:
+        some = chosen.filter(condition)
+        text = [
+            f"order {o}: return {r:+.3%}<br>worst {w:+.3%}, best {b:+.3%}<br>{x.replace('_', ' ')}"
+            for o, r, w, b, x in some.select("order", "return_", "mae", "mfe", "exit_reason").rows()
+        ]
+        marker = {"color": colour, "symbol": symbol, "size": 6, "opacity": 0.75}
+        for column, excursion in ((1, "mae"), (2, "mfe")):
+            dots = go.Scatter(
+                x=100 * some[excursion].to_numpy(),
+                y=100 * some["return_"].to_numpy(),
+                mode="markers",
+                name=f"{name} ({done.filter(condition).height:,})",
+                legendgroup=name,
+                showlegend=column == 1,
+                marker=marker,
+                hovertext=text,
+                hovertemplate="%{hovertext}<extra></extra>",
+            )
+            if some.height:
+                figure.add_trace(dots, row=1, col=column)
+    for column, excursion in ((1, "mae"), (2, "mfe")):
+        both = [chosen[excursion].to_numpy(), chosen["return_"].to_numpy()] if chosen.height else [np.zeros(1)]
+        ends = [100 * max(each.min() for each in both), 100 * min(each.max() for each in both)]
+        line = {"color": INKS[theme], "width": 1, "dash": "dash"}
+        more = {"mode": "lines", "line": line, "showlegend": False, "hoverinfo": "skip", "opacity": 0.7}
+        figure.add_trace(go.Scatter(x=ends, y=ends, name=f"return = {excursion}", **more), row=1, col=column)
+    if not done.height:
+        _say(figure, "no order has left its position")
+    figure.update_xaxes(title="worst excursion (MAE), %", row=1, col=1)
+    figure.update_xaxes(title="best excursion (MFE), %", row=1, col=2)
+    figure.update_yaxes(title="return, %", row=1, col=1)
+    figure.update_layout(height=420, margin={"t": 40}, legend={"y": -0.2})
+    if chosen.height < done.height:
+        note = f"{chosen.height:,} of {done.height:,} orders, even in their returns"
+        figure.update_layout(margin={"t": 60}, title={"text": note, "font": {"size": 12}})
+    return figure
+
+
+def plot_levels(run: Run, *, level: float = 0.95, theme: str = "auto") -> go.Figure:
+    """How many orders filled each take-profit level, in per cent of all, with confidence intervals (`metrics.hit_rates`)."""
+    check_look(theme, MIN_POINTS)
+    rates = metrics.hit_rates(run.levels, level)
+    figure = go.Figure(layout=layout(theme))
+    if rates.height:
+        rate, low, high = (100 * rates[name].to_numpy() for name in ("rate", "low", "high"))
+        counts = [f"{rate:.0%} · {n:,} of {of:,}" for rate, n, of in rates.select("rate", "filled", "orders").rows()]
+        ends = {"type": "data", "array": high - rate, "arrayminus": rate - low, "thickness": 2, "width": 6}
+        dots = go.Scatter(
+            x=rate,
+            y=[f"TP{number + 1}" for number in rates["level"]],
+            error_x={**ends, "color": LEVELS["FILLED"][0]},
+            mode="markers+text",
+            marker={"color": LEVELS["FILLED"][0], "size": 10},
+            text=counts,
+            textposition="top center",
+            customdata=np.stack([low, high], axis=1),
+            hovertemplate="%{y}: %{text}<br>%{customdata[0]:.1f} to %{customdata[1]:.1f} %<extra></extra>",
+            name="hit rate",
+            cliponaxis=False,
+        )
+        figure.add_trace(dots)
+    else:
+        _say(figure, "no order has take-profit levels")
+    figure.update_xaxes(title=f"orders that filled the level, % (bars: {level:.0%} confidence)", range=[-2, 102])
+    figure.update_yaxes(range=[rates.height - 0.5, -0.7])
+    figure.update_layout(height=max(180 + 48 * rates.height, 260), margin={"t": 40})
+    return figure
+
+
+def _left(run: Run) -> pl.DataFrame:
+    """The orders that have left their position."""
+    return run.orders.filter(pl.col("exit_ts").is_not_null() & pl.col("return_").is_not_null())
+
+
+def _say(figure: go.Figure, text: str) -> None:
+    figure.add_annotation(text=text, xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False)
 
 
 # --- the path of the stop ---------------------------------------------------------------------------------------------
@@ -232,7 +368,7 @@ class _Life:
         count, meta = run.orders.height, run.meta
         if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or not 0 <= order < count:
             raise DataError(f"order = {short(order)}: the run has {count} orders; use 0 to {count - 1}")
-        ticks = _ticks_of(run, run.ticks if ticks is None else ticks)
+        ticks = ticks_of(run, ticks, "run.plot(order, ticks=Ticks.read(...))")
         spec = run.specs[order]
         view = ticks.view(spec.trigger, spec.direction)
         poll = duration_ns(meta["poll_interval"] or 0)
@@ -424,24 +560,6 @@ class _Trail:
         return sum(quantity * (SCALE - fees.get(str(kind), 0)) for kind, quantity in self.bought.items()) // SCALE
 
 
-def _ticks_of(run: Run, ticks: Ticks | None) -> Ticks:
-    """The ticks of a run, walked as it walked them."""
-    meta = run.meta
-    if ticks is None:
-        raise DataError(
-            f"ticks: this run was read back without them (they came from {meta['source']}); "
-            "give them: run.plot(order, ticks=Ticks.read(...))"
-        )
-    if ticks.bars is not None and meta["path"] and ticks.path != meta["path"]:
-        ticks = ticks.with_path(meta["path"])
-    if ticks.data_hash != meta["data_hash"]:
-        raise DataError(
-            f"ticks: {len(ticks):,} from {ticks.source} are not those of the run; "
-            f"give the {meta['ticks']:,} from {meta['source']}"
-        )
-    return ticks
-
-
 def _looked(ts: np.ndarray, poll: int, held_back: Sequence[int]) -> np.ndarray | None:
     """Mask of the ticks that were believed and, with polling, looked at; None for all."""
     if not poll and not held_back:
@@ -467,7 +585,7 @@ def _steps(ns: Any, y: Any, name: str, colour: str, *, width: float = 1, dash: s
     """A line that holds its height until the next point."""
     line = {"color": colour, "width": width, "dash": dash, "shape": "hv"}
     hover = f"%{{x}}<br>%{{y:.10~g}}<extra>{name}</extra>"
-    return go.Scatter(x=_times(ns), y=y, mode="lines", name=name, line=line, hovertemplate=hover, **more)
+    return go.Scatter(x=utc(ns), y=y, mode="lines", name=name, line=line, hovertemplate=hover, **more)
 
 
 def _segments(spans: Sequence[tuple[int, int, float]], name: str, colour: str, **more: Any) -> Any:
@@ -482,7 +600,7 @@ def _price(life: _Life, window: slice, points: int, theme: str) -> Any:
         return _candles(life, life.bars, window, theme)
     ts, price = life.view.ts[window], life.view.price[window]
     kept = m4(ts, price, points)
-    return _steps(ts[kept], life.prices(price[kept]), "price", _INKS[theme], opacity=0.85)
+    return _steps(ts[kept], life.prices(price[kept]), "price", INKS[theme], opacity=0.85)
 
 
 def _candles(life: _Life, bars: Bars, window: slice, theme: str) -> Any:
@@ -491,9 +609,9 @@ def _candles(life: _Life, bars: Bars, window: slice, theme: str) -> Any:
     count = len(bars.ts[chosen])
     merged = -(-count // MAX_CANDLES)
     starts = np.arange(0, count, merged)
-    line = {"line": {"color": _INKS[theme], "width": 1}}
+    line = {"line": {"color": INKS[theme], "width": 1}}
     return go.Candlestick(
-        x=_times(bars.ts[chosen][starts] + merged * bars.bar_ns // 2),
+        x=utc(bars.ts[chosen][starts] + merged * bars.bar_ns // 2),
         open=life.prices(bars.open[chosen][starts]),
         high=life.prices(np.maximum.reduceat(bars.high[chosen], starts)),
         low=life.prices(np.minimum.reduceat(bars.low[chosen], starts)),
@@ -508,16 +626,16 @@ def _candles(life: _Life, bars: Bars, window: slice, theme: str) -> Any:
 def _lines(life: _Life, points: int) -> Iterator[Any]:
     """Where the entry waited, the average entry, water mark and stop."""
     if waits := _waits(life):
-        yield _segments(waits, "entry waits", _BUY if life.spec.side == "buy" else _SELL, dash="dot")
+        yield _segments(waits, "entry waits", BUY if life.spec.side == "buy" else SELL, dash="dot")
     if life.entries:
         ns, average = zip(*life.entries, (life.end_ts, life.entries[-1][1]), strict=True)
-        yield _steps(ns, average, "average entry", _AVERAGE, width=1.5, dash="longdash")
+        yield _steps(ns, average, "average entry", AVERAGE, width=1.5, dash="longdash")
     path = life.path
-    times = np.append(life.view.ts[path.tick], max(life.end_ts, life.view.ts[path.tick[-1]]))
+    ends = np.append(life.view.ts[path.tick], max(life.end_ts, life.view.ts[path.tick[-1]]))
     if life.spec.trailing_stop or any("trailing_stop" in edit.changes for edit in life.edits):
-        yield _sampled(life, times, path.mark, points, "water mark", _MARK, dash="dot")
+        yield _sampled(life, ends, path.mark, points, "water mark", MARK, dash="dot")
     if (path.stop != NONE).any():
-        yield _sampled(life, times, path.stop, points, "stop", _STOP, width=2)
+        yield _sampled(life, ends, path.stop, points, "stop", STOP, width=2)
 
 
 def _sampled(life: _Life, ns: np.ndarray, units: np.ndarray, points: int, name: str, colour: str, **more: Any) -> Any:
@@ -542,15 +660,15 @@ def _waits(life: _Life) -> list[tuple[int, int, float]]:
 
 def _level_lines(life: _Life) -> Iterator[Any]:
     """One trace per status, so that the legend is the key: a level takes its colours one after another."""
-    spans: dict[str, list[tuple[int, int, float]]] = {status: [] for status in _LEVELS}
-    ends: dict[str, list[tuple[int, float]]] = {status: [] for status in _LEVELS}
+    spans: dict[str, list[tuple[int, int, float]]] = {status: [] for status in LEVELS}
+    ends: dict[str, list[tuple[int, float]]] = {status: [] for status in LEVELS}
     for level in life.levels:
         lived = _level_life(life, level)
         for (status, start), (_, stop) in zip(lived, [*lived[1:], ("", life.end_ts)], strict=True):
             if stop > start or status == level["status"]:
                 spans[status].append((start, stop, level["price"]))
         ends[level["status"]].append((lived[-1][1], level["price"]))
-    for status, (colour, dash, symbol) in _LEVELS.items():
+    for status, (colour, dash, symbol) in LEVELS.items():
         name = f"level {status.lower()}"
         if spans[status]:
             yield _segments(spans[status], name, colour, dash=dash, width=1.5, legendgroup=name)
@@ -586,7 +704,7 @@ def _level_life(life: _Life, level: dict[str, Any]) -> list[tuple[str, int]]:
 def _points(ns: Any, y: Any, name: str, marker: dict[str, Any], **more: Any) -> Any:
     hover = f"%{{x}}<br>%{{y:.10~g}}<extra>{name}</extra>"
     more = {"mode": "markers", "hovertemplate": hover, "cliponaxis": False, **more}
-    return go.Scatter(x=_times(ns), y=y, name=name, marker=marker, **more)
+    return go.Scatter(x=utc(ns), y=y, name=name, marker=marker, **more)
 
 
 def _dots(life: _Life) -> Iterator[Any]:
@@ -595,7 +713,7 @@ def _dots(life: _Life) -> Iterator[Any]:
     for opens in (True, False):
         chosen = [fill for fill in life.filled if (fill["role"] in _BUYS) == opens]
         bought = opens == (life.side > 0)
-        name, symbol, colour = ("buy", "triangle-up", _BUY) if bought else ("sell", "triangle-down", _SELL)
+        name, symbol, colour = ("buy", "triangle-up", BUY) if bought else ("sell", "triangle-down", SELL)
         if chosen:
             marker = {"symbol": symbol, "size": 12, "color": colour, "line": {"width": 1, "color": "white"}}
             ns, y = zip(*((fill["ts"], fill["price"]) for fill in chosen), strict=True)
@@ -607,7 +725,7 @@ def _dots(life: _Life) -> Iterator[Any]:
         heights = [price if e["price"] is None else e["price"] for e, price in zip(marks, watched, strict=True)]
         texts = [_event_text(event) for event in marks]
         symbols = [_MARKERS[event["kind"]] for event in marks]
-        marker = {"symbol": symbols, "size": 10, "color": _EVENT, "line": {"width": 1.5, "color": _EVENT}}
+        marker = {"symbol": symbols, "size": 10, "color": EVENT, "line": {"width": 1.5, "color": EVENT}}
         mode = "markers+text" if len(marks) <= _NAMED_MARKS else "markers"
         style = {"textposition": "bottom right", "textfont": {"size": 10}, "mode": mode, **hover}
         yield _points([e["ts"] for e in marks], heights, "events", marker, text=texts, hovertext=texts, **style)
@@ -635,9 +753,9 @@ def _histogram(done: pl.DataFrame) -> Iterator[Any]:
     returns, reasons = 100 * done["return_"].to_numpy(), done["exit_reason"].to_numpy()
     low, high = np.quantile(returns, [0.01, 0.99])
     edges = np.linspace(low, high, 49) if high > low else np.array([low - 0.5, low + 0.5])
-    for reason in [*_REASONS, *sorted(set(reasons) - set(_REASONS))]:
+    for reason in [*REASONS, *sorted(set(reasons) - set(REASONS))]:
         chosen = returns[reasons == reason]
-        colour, shape = _REASONS.get(reason, ("#8b949e", "+"))
+        colour, shape = REASONS.get(reason, ("#8b949e", "+"))
         name = reason.replace("_", " ")
         if len(chosen):
             yield go.Bar(
@@ -679,11 +797,11 @@ def _labels(life: _Life, bottom: float, top: float) -> Iterator[tuple[float, str
         return min(max(price, bottom), top), f"{arrow}{name} {life.text(price)} {word}".rstrip(), colour
 
     for level in life.levels:
-        yield label(f"TP{level['level'] + 1}", level["price"], _LEVELS[level["status"]][0], level["status"].lower())
+        yield label(f"TP{level['level'] + 1}", level["price"], LEVELS[level["status"]][0], level["status"].lower())
     if life.entries:
-        yield label("entry", life.entries[-1][1], _AVERAGE)
+        yield label("entry", life.entries[-1][1], AVERAGE)
     if life.path.stop[-1] != NONE:
-        yield label("stop", life.price(life.path.stop[-1]), _STOP)
+        yield label("stop", life.price(life.path.stop[-1]), STOP)
 
 
 def _spread(labels: Iterable[tuple[float, str, str]], height: float) -> Iterator[tuple[float, str, str]]:
@@ -716,67 +834,3 @@ def _title(life: _Life) -> dict[str, Any]:
         parts.append(f"pnl {row['realized_pnl']:+,.6g} ({row['return_']:+.2%})")
     below = " · ".join([str(life.spec), *life.how, *([row["tag"]] if row["tag"] else [])])
     return {"text": f"<b>{escape(' · '.join(parts))}</b>", "subtitle": {"text": escape(below)}}
-
-
-_INKS = {"auto": "#768390", "light": "#24292f", "dark": "#d0d7de"}
-"""Colour of text and price; that of auto has a contrast of 4 against white and of 4.8 against Jupyter's dark grey."""
-_LIGHT, _DARK = "body { background: #ffffff; }", "body { background: #0d1117; }"
-_STYLES = {"light": _LIGHT, "dark": _DARK, "auto": f"{_LIGHT} @media (prefers-color-scheme: dark) {{ {_DARK} }}"}
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>{style} body {{ margin: 1rem; font-family: system-ui, sans-serif; }}</style></head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
-@cache
-def _template(theme: str) -> Any:
-    """Our look: transparent, a quiet grid, small type."""
-    ink, grid = _INKS[theme], "rgba(128,128,128,0.22)"
-    axis = {
-        "gridcolor": grid,
-        "linecolor": grid,
-        "zeroline": False,
-        "automargin": True,
-        "title": {"font": {"size": 12}},
-    }
-    title = {"x": 0.01, "xanchor": "left", "y": 0.97, "yanchor": "top", "font": {"size": 16}}
-    return go.layout.Template(
-        layout={
-            "font": {"color": ink, "size": 12, "family": "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "xaxis": {**axis, "rangeslider": {"visible": False}},
-            "yaxis": axis,
-            "legend": {"orientation": "h", "y": -0.12, "x": 0, "font": {"size": 11}},
-            "hoverlabel": {"bgcolor": "#1c2128", "font": {"color": "#e6edf3"}},
-            "modebar": {
-                "bgcolor": "rgba(0,0,0,0)",
-                "color": ink,
-                "activecolor": _STOP,
-                "remove": ["select", "lasso", "zoomIn", "zoomOut", "autoScale"],
-            },
-            "title": {**title, "subtitle": {"font": {"size": 12}}},
-            "margin": {"l": 60, "r": 20, "t": 80, "b": 60},
-        }
-    )
-
-
-def _layout(theme: str) -> dict[str, Any]:
-    return {"template": _template(theme), "meta": {"theme": theme}}
-
-
-def _check_look(theme: str, points: int) -> None:
-    if theme not in THEMES:
-        raise DataError(f"theme = {short(theme)}: must be one of {', '.join(THEMES)}")
-    if isinstance(points, bool) or not isinstance(points, (int, np.integer)) or points < MIN_POINTS:
-        raise DataError(f"points = {short(points)}: must be a whole number of at least {MIN_POINTS}")
-
-
-def _times(ns: Any) -> Any:
-    """ns as what plotly draws: UTC, to the microsecond."""
-    return np.asarray(ns, dtype=np.int64).astype("datetime64[ns]").astype("datetime64[us]")

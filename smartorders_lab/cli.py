@@ -1,4 +1,4 @@
-"""The command line: `smartorders replay`, `fetch`, `runs`, `orders`, `events`, `compare`, `sql`, `share`.
+"""The command line: `smartorders replay`, `sweep`, `fetch`, `runs`, `orders`, `events`, `compare`, `sql`, `share`.
 
 Tables and words go to stdout, warnings and errors to stderr, one line each; with `--json` stdout is JSON and nothing else.
 
@@ -56,7 +56,14 @@ _COLOURS = {
     "FILLED": "green",
     "TRIGGERED": "yellow",
 }
-_AS_TYPED = {"force=True": "--force", "sort=True": "--set ticks.sort=true"}
+_AS_TYPED = {
+    "force=True": "--force",
+    "sort=True": "--set ticks.sort=true",
+    "restart=True": "--restart",
+    "skip_invalid=True": "--set sweep.skip_invalid=true",
+    'store="out/sweep/"': "--store out/sweep",
+    'by="combination"': "--set sweep.by=combination",
+}
 """Ways out as they are written in Python, and on the command line."""
 
 
@@ -142,6 +149,7 @@ def _options(
     \b
     smartorders fetch trades binance SOL/USDT --start 7d --out sol.parquet
     smartorders replay plan.toml --store runs.duckdb
+    smartorders sweep plan.toml --store out/sweep
     smartorders orders runs.duckdb --status stopped
     smartorders COMMAND --help
     """
@@ -259,6 +267,105 @@ def _headline(run: Run) -> str:
     span = f"{instant_text(meta['first_ts'])} to {instant_text(meta['last_ts'])}"
     named = f"Run {run.id}" + (f" “{meta['name']}”" if meta["name"] else "")
     return f"{named} · {meta['symbol'] or 'ticks'} · {meta['ticks']:,} ticks · {span}"
+
+
+# ---------------------------------------------------------------------------------------------------- sweep
+
+_BEST_COLUMNS = ("finished", "expectancy", "low", "high", "win_rate", "profit_factor", "stop_rate", "total_pnl", "fees")
+
+
+@app.command("sweep")
+def sweep_command(
+    plan: PlanFile,
+    set: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the plan.")] = [],  # noqa: B006
+    ticks: Annotated[str | None, typer.Option("--ticks", help="Other ticks: a file, a glob or a query.")] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="A folder for Parquet files, or a DuckDB file.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
+    heatmap: Annotated[Path | None, typer.Option("--heatmap", metavar="OUT.html", help="Draw the grid.")] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", help="expectancy, total_pnl, win_rate, profit_factor, sharpe.")
+    ] = "expectancy",
+    folds: Annotated[int, typer.Option("--folds", min=0, help="Walk forward over so many folds.")] = 0,
+    min_finished: Annotated[
+        int, typer.Option("--min-finished", min=1, help="Fewest finished orders of a best cell.")
+    ] = 30,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Combinations to show; 0 is all.")] = 10,
+    json: Json = False,
+    force: Force = False,
+) -> None:
+    """Replay an order in every combination of a grid and print the best of them, and how much of that is luck.
+
+    The order is the first of the plan, entries and grid are in its [sweep] table. Interrupted, the same command goes on where it was.
+
+    \b
+    smartorders sweep plan.toml --store out/sweep
+    smartorders sweep plan.toml --set 'sweep.grid.stop_loss=["1%", "2%"]'
+    smartorders sweep plan.toml --set sweep.entries="every 1h" --folds 5
+    smartorders sweep plan.toml --heatmap grid.html --metric profit_factor
+    """
+    import polars as pl
+
+    if heatmap is not None:
+        _check_output(heatmap, "--heatmap", ".html", force)
+    chosen = _overridden(_plan(plan), set)
+    if ticks is not None:
+        query = re.match(r"\s*(select|with|from)\s", ticks, re.IGNORECASE)
+        chosen = chosen.override("ticks.source", ticks if query else os.path.abspath(ticks))
+    if store is not None:
+        chosen = chosen.override("sweep.store", os.path.abspath(store))
+    found = chosen.sweep(progress=False if json else None, restart=restart)
+    if found.meta["skipped"]:
+        _say("warning", f"{found.meta['skipped']} combinations make no valid order and were left out")
+    best = None
+    try:
+        best = found.best(metric, min_finished)
+    except DataError as error:
+        if "min_finished" not in str(error):
+            raise
+        _say("warning", str(error).replace("min_finished =", "--min-finished"))
+    table = found.combinations.sort(pl.col(metric), descending=True, nulls_last=True, maintain_order=True)
+    walk = found.walk_forward(folds, metric, min_finished) if folds else None
+    if heatmap is not None:
+        from .looks import write_html
+
+        x, y, cols, rows = [*found.names, *[None] * 4][:4]
+        if x is None:
+            raise PlanError(Problem("--heatmap", None, "needs a grid", "add [sweep.grid] to the plan"))
+        write_html(found.heatmap(x, y, metric, rows, cols), heatmap)
+    path = None if chosen.sweep_path is None else os.path.relpath(chosen.sweep_path)
+    if json:
+        told = None if best is None else {name: value for name, value in vars(best).items() if name != "order"}
+        if told is not None and best is not None:
+            told["order"] = best.order.to_dict()
+        shown = table.head(limit or table.height).to_dicts()
+        forward = None if walk is None else {**vars(walk), "folds": walk.folds.to_dicts()}
+        _print_json(
+            {
+                "sweep": found.id,
+                "store": path,
+                "summary": found.summary(),
+                "best": told,
+                "combinations": shown,
+                "walk_forward": forward,
+            }
+        )
+        return
+    named = f"Sweep {found.id}" + (f" “{found.meta['name']}”" if found.meta["name"] else "")
+    _print_pairs(named, {name: value for name, value in found.summary().items() if value not in (None, "", 0)})
+    columns = ("combination", *found.names, *_BEST_COLUMNS)
+    _print_frame(f"{len(found.specs):,} combinations tried, by {metric}", table, False, limit, columns)
+    if walk is not None:
+        mean = (
+            "no orders"
+            if walk.expectancy is None
+            else f"mean return {walk.expectancy:+.4%} of {walk.finished:,} orders"
+        )
+        _print_frame(f"Walk-forward, chosen on the past: {mean}", walk.folds, False, 0)
+    if best is not None:
+        print(best)
+    print(f"kept in {path}" if path else "not kept; --store FOLDER keeps the orders")
+    if heatmap is not None:
+        print(f"drawn in {heatmap}")
 
 
 # ---------------------------------------------------------------------------------------------------- fetch

@@ -1,4 +1,4 @@
-"""Plan: a whole replay as one TOML file that can be read, kept under version control and varied from the command line.
+"""Plan: a whole replay or sweep as one TOML file that can be read, kept under version control and varied from the command line.
 
     [ticks]
     source = "data/sample_trades.parquet"   # a file, a glob, a list of files, or a DuckDB query
@@ -18,6 +18,13 @@
     [store]
     path = "runs.duckdb"
 
+    [sweep]                                 # the arguments of sweep(): entries, grid, by, store …
+    entries = "every 15m"                   # or { random = 1000, seed = 1 }; without it, when the order starts
+    store = "out/sweep"
+    [sweep.grid]
+    stop_loss = ["-1%", "-2%", "-3%"]
+    trailing_stop.callback_rate = ["0.5%", "1%"]
+
 Paths start from the folder of the plan; those inside a query from the working directory. Everything that is wrong is
 reported at once.
 """
@@ -35,10 +42,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from .actions import Action
-from .errors import PlanError, Problem, SpecError, short
+from .errors import DataError, PlanError, Problem, SpecError, short
 from .fields import Duration
 from .fills import FillModel
 from .instrument import Instrument
@@ -46,6 +53,7 @@ from .spec import Part, SmartOrder
 from .times import duration_text, instant_ns, instant_text
 
 if TYPE_CHECKING:
+    from .findings import Sweep
     from .run import Run
     from .ticks import Ticks
 
@@ -130,6 +138,58 @@ class StoreTable(Part):
     path: Text
 
 
+def _entries(value: object) -> object:
+    """Entries as sweep() takes them: text, numbers and times, or a table that draws them at random."""
+    if isinstance(value, Mapping):
+        from .entries import random_entries
+
+        if set(value) - {"random", "seed"} or "random" not in value:
+            raise ValueError("must say how many; write entries = { random = 1000, seed = 1 }")
+        try:
+            return random_entries(value["random"], value.get("seed", 0))
+        except DataError as error:
+            raise ValueError(str(error)) from None
+    if isinstance(value, str) and value.startswith("every"):
+        return value
+    return _starts(value)
+
+
+def _grid(value: object) -> object:
+    """A grid with the dotted names of its tables in one: `trailing_stop.callback_rate = [...]` is a table in a table."""
+    if isinstance(value, Mapping):
+        return dict(_flat("", value))
+    if isinstance(value, list) and all(isinstance(row, Mapping) for row in value):
+        return value
+    raise ValueError('must be lists of values by field; write stop_loss = ["-1%", "-2%"] below [sweep.grid]')
+
+
+def _flat(path: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{path}{name}.", value)
+        else:
+            yield f"{path}{name}", value
+
+
+def _by(value: object) -> object:
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        return value
+    raise ValueError('must be "combination" or names of the grid; write by = ["stop_loss"]')
+
+
+class SweepTable(Part):
+    """`[sweep]`: the arguments of sweep(); `order` is which of the [[orders]] is varied, `symbols` more ticks, by symbol."""
+
+    order: Annotated[int, Field(ge=0)] = 0
+    entries: Annotated[Any, BeforeValidator(_entries)] = None
+    grid: Annotated[Any, BeforeValidator(_grid)] = None
+    by: Annotated[Any, BeforeValidator(_by)] = None
+    store: Text | None = None
+    name: Text = ""
+    skip_invalid: Flag = False
+    symbols: Annotated[dict[str, str] | None, BeforeValidator(_names)] = None
+
+
 class Schedule(Part):
     """When the order of an `[[orders]]` table starts: once at `start`, at each of `starts`, or `every` so often from `start` on."""
 
@@ -153,9 +213,10 @@ class Parts(NamedTuple):
     fills: FillModel
     replay: ReplayTable
     store: StoreTable | None
+    sweep: SweepTable | None
 
 
-_TABLES = ("ticks", "orders", "actions", "fills", "replay", "store")
+_TABLES = ("ticks", "orders", "actions", "fills", "replay", "store", "sweep")
 
 
 # ---------------------------------------------------------------------------------------------------- the plan
@@ -248,21 +309,29 @@ class Plan:
         fills = part(FillModel, "fills", self.data.get("fills", {}))
         replay = part(ReplayTable, "replay", self.data.get("replay", {}))
         store = part(StoreTable, "store", self.data["store"]) if "store" in self.data else None
+        sweep = part(SweepTable, "sweep", self.data["sweep"]) if "sweep" in self.data else None
+        if sweep is not None and pairs and sweep.order >= len(pairs):
+            problems.append(
+                Problem("sweep.order", sweep.order, f"there are {len(pairs)} [[orders]]", f"use 0 to {len(pairs) - 1}")
+            )
         if replay is not None:
             problems += _start_problems([pair[1] for pair in pairs if pair], replay)
         for i, action in enumerate(actions):
             problems += _action_problems(f"actions[{i}].order", action, pairs)
         if problems:
             raise PlanError(problems)
-        return Parts(ticks, [p[0] for p in pairs], [p[1] for p in pairs], actions, fills, replay, store)
+        return Parts(ticks, [p[0] for p in pairs], [p[1] for p in pairs], actions, fills, replay, store, sweep)
 
-    def read_ticks(self) -> Ticks:
-        """The ticks of the plan. Raises DataError."""
+    def read_ticks(self, symbol: str | None = None, source: str | None = None) -> Ticks:
+        """The ticks of the plan, or those of another `symbol` from `source`, read in the same way. Raises DataError."""
         from .ticks import Ticks
 
         given = self.parts.ticks.model_dump(exclude_unset=True, exclude={"source", "start", "stop", "instrument"})
         table = self.parts.ticks
-        ticks = Ticks.read(self._source(table.source), table.instrument, **given)
+        if source is not None:
+            ticks = Ticks.read(self._source(source), **(given | {"symbol": symbol}))
+        else:
+            ticks = Ticks.read(self._source(table.source), table.instrument, **given)
         if table.start is None and table.stop is None:
             return ticks
         return ticks.slice(*(_position(value, len(ticks)) for value in (table.start, table.stop)))
@@ -303,6 +372,60 @@ class Plan:
                 store = store or stack.enter_context(Store(self.store_path))
                 store.save(run)
         return run
+
+    @property
+    def sweep_path(self) -> Path | None:
+        """The folder or file that the sweep goes to: that of [sweep], else the store of the plan; None if it names none."""
+        table = self.parts.sweep
+        return self.store_path if table is None or table.store is None else self.folder / table.store
+
+    def sweep(self, progress: bool | Callable[[int, int], None] | None = None, restart: bool = False) -> Sweep:
+        """Sweep the plan; what was interrupted goes on, unless `restart`. Raises what sweep() does, and PlanError.
+
+        Without a store only aggregates are kept.
+        """
+        from .sweeps import sweep
+
+        parts, table = self.parts, self.parts.sweep
+        if table is None:
+            raise PlanError(Problem("sweep", None, "is required to sweep", "add a [sweep] table with entries and grid"))
+        order, schedule = parts.orders[table.order], parts.schedules[table.order]
+        ticks: Any = self.read_ticks()
+        entries = table.entries
+        if entries is None and schedule.every is not None:
+            entries = f"every {duration_text(schedule.every)}"
+        if entries is None:
+            entries = schedule.starts if schedule.starts is not None else schedule.start
+        if entries is None:
+            raise PlanError(Problem("sweep.entries", None, "is required", 'write entries = "every 1h"'))
+        if table.symbols:
+            ticks = {
+                order.symbol: ticks,
+                **{name: self.read_ticks(name, source) for name, source in table.symbols.items()},
+            }
+        path = self.sweep_path
+        try:
+            return sweep(
+                order,
+                ticks,
+                entries,
+                table.grid,
+                parts.fills,
+                store=path,
+                progress=progress,
+                by="combination" if path is None and table.by is None else table.by,
+                poll_interval=parts.replay.poll_interval,
+                skip_invalid=table.skip_invalid,
+                restart=restart,
+                name=table.name or self.name,
+            )
+        except SpecError as error:
+            raise PlanError(
+                [
+                    Problem(f"sweep.{p.path}" if p.path.startswith(("grid", "by")) else p.path, p.value, p.rule, p.fix)
+                    for p in error.problems
+                ]
+            ) from None
 
     def _expanded(self, ticks: Ticks) -> tuple[list[SmartOrder], list[Any], list[Action]]:
         """Each order as often as it starts, its starts, and the actions by the number that their order then has."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 import polars as pl
 
+from . import metrics
 from .errors import DataError
 from .fills import FillModel
 from .instrument import Instrument
@@ -203,6 +205,24 @@ def _levels_frame(book: Table, instrument: Instrument) -> pl.DataFrame:
     )
 
 
+def ticks_of(run: Run, ticks: Ticks | None, call: str) -> Ticks:
+    """The ticks of a run, walked as it walked them. `call` is what to write where they are missing. Raises DataError."""
+    meta = run.meta
+    ticks = run.ticks if ticks is None else ticks
+    if ticks is None:
+        raise DataError(
+            f"ticks: this run was read back without them (they came from {meta['source']}); give them: {call}"
+        )
+    if ticks.bars is not None and meta["path"] and ticks.path != meta["path"]:
+        ticks = ticks.with_path(meta["path"])
+    if ticks.data_hash != meta["data_hash"]:
+        raise DataError(
+            f"ticks: {len(ticks):,} from {ticks.source} are not those of the run; "
+            f"give the {meta['ticks']:,} from {meta['source']}"
+        )
+    return ticks
+
+
 class Run:
     """The result of a replay: `orders`, `levels`, `events`, `fills` (polars frames), `specs`, `meta`, `id`.
 
@@ -234,34 +254,46 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The run in numbers: counts by status and exit reason, profit, hit rates of the levels, fees, excursions."""
         o = self.orders
-        entered = o.filter(pl.col("entry_ts").is_not_null())
-        done = entered.filter(pl.col("exit_reason").is_not_null())
-        wins, losses = (
-            done.filter(c)["realized_pnl"].sum() for c in (pl.col("realized_pnl") > 0, pl.col("realized_pnl") < 0)
-        )
-        hit = self.levels.group_by("level").agg((pl.col("status") == "FILLED").mean()).sort("level")
+        done = metrics.done(o)
+        hit = metrics.hit_rates(self.levels)
         result: dict[str, Any] = {
             "orders": o.height,
-            "entered": entered.height,
+            "entered": o["entry_ts"].is_not_null().sum(),
             "finished": done.height,
             "status": dict(o["status"].value_counts(sort=True).iter_rows()),
             "exit_reason": dict(o["exit_reason"].drop_nulls().value_counts(sort=True).iter_rows()),
             "realized_pnl": o["realized_pnl"].sum(),
             "fees": o["fees"].sum(),
-            "win_rate": (done["realized_pnl"] > 0).mean(),
-            "profit_factor": float(wins) / -float(losses) if losses else None,
-            "return_mean": done["return_"].mean(),
+            "win_rate": metrics.win_rate(done["realized_pnl"]),
+            "profit_factor": metrics.profit_factor(done["realized_pnl"]),
+            "return_mean": metrics.expectancy(done["return_"]),
             "return_median": done["return_"].median(),
             "mae_median": done["mae"].median(),
             "mfe_median": done["mfe"].median(),
             "held_mean_s": None if done["held_ns"].mean() is None else done["held_ns"].mean() / 1e9,  # type: ignore[operator]
-            "level_hit_rate": dict(hit.iter_rows()),
+            "level_hit_rate": dict(hit.select("level", "rate").iter_rows()),
         }
         if self.meta.get("bars"):
             result["path"], result["ambiguous_bars"] = self.meta["path"], o["ambiguous_bars"].sum()
         if "pnl_low" in o.columns:
             result["pnl_low"], result["pnl_high"] = o["pnl_low"].sum(), o["pnl_high"].sum()
         return result
+
+    def equity(self, ticks: Ticks | None = None, every: Any = None) -> pl.DataFrame:
+        """Profit over time, marked to market: `ts`, `realized`, `unrealized`, `equity`, `position` (see `metrics.marked`).
+
+        A row for each instant with a tick or a fill, or, with `every` (`"1h"`), for the end of each period. `ticks` are
+        those of the run, where it does not carry them; DataError if there are none or if they are others.
+        """
+        used = ticks_of(self, ticks, "run.equity(Ticks.read(...))")
+        curve = metrics.realized(metrics.bookings(self))
+        return metrics.marked(curve, *metrics.price_series(used, self.meta["held_back"] or ()), every)
+
+    def report(self, path: str | Path | None = None, title: str | None = None, **options: Any) -> Path:
+        """The run as one HTML page that opens offline; see `report.write_report`. Needs the `plot` extra."""
+        from .report import write_report
+
+        return write_report(self, path, title, **options)
 
     def plot(self, order: int = 0, ticks: Ticks | None = None, **options: Any) -> Any:
         """One order's life as a plotly figure; see `charts.plot_order`. Needs the `plot` extra."""

@@ -1,4 +1,4 @@
-"""Store: runs kept in one DuckDB file; the only SQL of the library.
+"""Store: runs and sweeps kept in one DuckDB file; the only SQL of the library.
 
     with Store("runs.duckdb") as store:
         store.save(run)
@@ -23,19 +23,24 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import duckdb
+import numpy as np
 import polars as pl
 
 from . import __version__
 from .errors import StoreError, short
+from .findings import Sweep
+from .folders import changed, pack, unpack
 from .run import FRAMES, Run
 from .spec import SmartOrder
+from .tallies import QUANTILES, joined
 from .times import instant_ns, instant_text
 
 try:
@@ -43,8 +48,8 @@ try:
 except ImportError:  # Windows, where nobody else can open a file that DuckDB has open
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA_VERSION = 1
-"""Version of the tables; a file with a higher one is refused."""
+SCHEMA_VERSION = 2
+"""Version of the tables; a file with a higher one is refused, one with a lower one gets the tables that it lacks when it is written to."""
 
 TABLES: dict[str, dict[str, str]] = {
     "store": {"schema_version": "INTEGER", "created_by": "VARCHAR", "created_at": "TIMESTAMP_NS"},
@@ -148,9 +153,73 @@ TABLES: dict[str, dict[str, str]] = {
         "fee": "DOUBLE",
         "liquidity": "VARCHAR",
     },
+    "sweeps": {
+        "sweep": "VARCHAR",
+        "name": "VARCHAR",
+        "symbols": "VARCHAR",
+        "started_at": "TIMESTAMP_NS",
+        "finished_at": "TIMESTAMP_NS",
+        "combinations": "BIGINT",
+        "orders": "BIGINT",
+        "kept": "BOOLEAN",
+        "seconds": "DOUBLE",
+        "library": "VARCHAR",
+        "meta": "VARCHAR",
+    },
+    "sweep_parts": {"sweep": "VARCHAR", "part": "BIGINT", "orders": "BIGINT", "tally": "BLOB"},
+    "sweep_combinations": {
+        "sweep": "VARCHAR",
+        "combination": "BIGINT",
+        "symbol": "VARCHAR",
+        "grid": "VARCHAR",
+        "spec": "VARCHAR",
+        "count": "BIGINT",
+        "entered": "BIGINT",
+        "finished": "BIGINT",
+        **dict.fromkeys(
+            ("expectancy", "low", "high", "std", "sharpe", "win_rate", "profit_factor", "stop_rate", "held_mean_s"),
+            "DOUBLE",
+        ),
+        "total_pnl": "DOUBLE",
+        "fees": "DOUBLE",
+        "hit_rates": "VARCHAR",
+        **{f"{name}_q{round(share * 100):02d}": "DOUBLE" for name in ("return", "mae", "mfe") for share in QUANTILES},
+        "ambiguous_bars": "BIGINT",
+    },
+    "sweep_orders": {
+        "sweep": "VARCHAR",
+        "order": "BIGINT",
+        "combination": "BIGINT",
+        "entry": "BIGINT",
+        "symbol": "VARCHAR",
+        "side": "VARCHAR",
+        "status": "VARCHAR",
+        "exit_reason": "VARCHAR",
+        "quantity": "DOUBLE",
+        "created_ts": "TIMESTAMP_NS",
+        "entry_ts": "TIMESTAMP_NS",
+        "entry_price": "DOUBLE",
+        "exit_ts": "TIMESTAMP_NS",
+        "exit_price": "DOUBLE",
+        "held_ns": "BIGINT",
+        "filled_levels": "BIGINT",
+        "levels": "BIGINT",
+        "bought": "DOUBLE",
+        "held": "DOUBLE",
+        "dust": "DOUBLE",
+        "realized_pnl": "DOUBLE",
+        "return_": "DOUBLE",
+        "fees": "DOUBLE",
+        "mae": "DOUBLE",
+        "mfe": "DOUBLE",
+        "ambiguous_bars": "BIGINT",
+        "hits": "BIGINT",
+    },
 }
 """Tables and their columns, each with its SQL type; what they mean is docs/schema.md."""
 
+_SWEEPS = ("sweeps", "sweep_parts", "sweep_combinations", "sweep_orders")
+"""Tables that came with schema 2."""
 _BOUNDS = ("pnl_low", "pnl_high")
 """Columns of `orders` that only a run with bounds has; null in the others."""
 _COUNTED = {"specs": "orders", **{name: name for name in FRAMES}}
@@ -161,6 +230,7 @@ _DTYPE: dict[str, Any] = {
     "DOUBLE": pl.Float64,
     "VARCHAR": pl.String,
     "BOOLEAN": pl.Boolean,
+    "BLOB": pl.Binary,
     "TIMESTAMP_NS": pl.Datetime("ns", "UTC"),
 }
 _READS = {"SELECT", "EXPLAIN", "MULTI"}
@@ -185,6 +255,7 @@ class Store:
         self._turn = threading.RLock()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock: int | None = None
+        self._tables = list(TABLES)
         if not isinstance(path, str | os.PathLike) or os.fspath(path) in ("", ":memory:"):
             raise StoreError(f"path = {short(path)}: a store is a file; give its path, as in runs.duckdb")
         self.path, self.read_only = Path(path), read_only
@@ -210,8 +281,7 @@ class Store:
         """
         tables = _tables_of(run)
         with self._working() as connection:
-            if self.read_only:
-                raise StoreError(f"{self.path}: is open for reading only; open it with Store({str(self.path)!r})")
+            self._check_writable()
             if connection.execute("SELECT count(*) FROM runs WHERE run = ?", [run.id]).fetchall() != [(0,)]:
                 if _same(self.run(run.id), run):
                     return run.id
@@ -251,26 +321,72 @@ class Store:
     def delete(self, id: str) -> str:
         """Remove a run, whole or not at all; returns its id. The file keeps its size and uses the room again."""
         with self._working() as connection:
-            if self.read_only:
-                raise StoreError(f"{self.path}: is open for reading only; open it with Store({str(self.path)!r})")
+            self._check_writable()
             run = self.resolve(id)
             with _transaction(connection):
                 for name in ("runs", *_COUNTED):
                     connection.execute(f"DELETE FROM {name} WHERE run = ?", [run])
         return run
 
-    def resolve(self, id: str) -> str:
-        """The whole id of a run. Raises StoreError if there is none, or more than one that begins like this."""
-        rows = self._open().execute("SELECT run FROM runs WHERE starts_with(run, ?)", [str(id)]).fetchall()
+    def resolve(self, id: str, what: str = "run") -> str:
+        """The whole id of a run (or `what="sweep"`). Raises StoreError if there is none, or more than one that begins like this."""
+        rows = self._open().execute(f"SELECT {what} FROM {what}s WHERE starts_with({what}, ?)", [str(id)]).fetchall()
         found = [run for (run,) in rows]
         if id in found:
             return str(id)
         if not id or not found:
-            raise StoreError(f"{self.path}: run {short(id)}: no such run; store.runs() lists those there are")
+            raise StoreError(f"{self.path}: {what} {short(id)}: no such {what}; store.{what}s() lists those there are")
         if len(found) > 1:
             shown = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
-            raise StoreError(f"{self.path}: run {short(id)}: {len(found)} runs begin like this; take one of {shown}")
+            raise StoreError(
+                f"{self.path}: {what} {short(id)}: {len(found)} {what}s begin like this; take one of {shown}"
+            )
         return str(found[0])
+
+    # ------------------------------------------------------------------------------------------------ sweeps
+
+    def sweeps(self) -> pl.DataFrame:
+        """One row for each sweep, in the order in which they were begun; `finished_at` is null where one was interrupted."""
+        with self._working() as connection:
+            if "sweeps" not in self._tables:
+                return pl.DataFrame(schema={n: _DTYPE[kind] for n, kind in TABLES["sweeps"].items() if n != "meta"})
+            return _typed(connection.sql("SELECT * EXCLUDE (meta) FROM sweeps"))
+
+    def sweep(self, id: str) -> Sweep:
+        """A sweep read back, by its id or the beginning of it. Raises StoreError if it is not finished."""
+        with self._working() as connection:
+            sweep = self.resolve(id, "sweep")
+            meta, finished = connection.execute(
+                "SELECT meta, finished_at FROM sweeps WHERE sweep = ?", [sweep]
+            ).fetchall()[0]
+            if finished is None:
+                raise StoreError(f"{self.path}: sweep {sweep}: is not finished; run the same sweep again to go on")
+            rows = connection.execute(
+                "SELECT grid, spec FROM sweep_combinations WHERE sweep = ? ORDER BY combination", [sweep]
+            ).fetchall()
+        told = json.loads(meta)
+        values = [json.loads(grid) for grid, _ in rows]
+        grid = pl.DataFrame({name: [row[name] for row in values] for name in told["grid"]}, infer_schema_length=None)
+        stored = StoredSweep(self, sweep, told, False)
+        tallies = stored.done()
+        source = stored.orders if told["kept"] else None
+        edges = np.array(told.pop("edges"), dtype=np.int64)
+        specs = [SmartOrder.from_json(spec) for _, spec in rows]
+        return Sweep(specs, grid, joined([tallies[n] for n in sorted(tallies)]), edges, told, source, id=sweep)
+
+    def delete_sweep(self, id: str) -> str:
+        """Remove a sweep, finished or not, whole or not at all; returns its id."""
+        with self._working() as connection:
+            self._check_writable()
+            sweep = self.resolve(id, "sweep")
+            with _transaction(connection):
+                for name in _SWEEPS:
+                    connection.execute(f"DELETE FROM {name} WHERE sweep = ?", [sweep])
+        return sweep
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise StoreError(f"{self.path}: is open for reading only; open it with Store({str(self.path)!r})")
 
     # ------------------------------------------------------------------------------------------------ questions
 
@@ -311,7 +427,7 @@ class Store:
         with self._working() as connection:
             self._check_counts()
             rows = {}
-            for name in TABLES:
+            for name in self._tables:
                 # hash() makes DuckDB read all columns of all blocks, each of which has a checksum
                 rows[name] = connection.execute(f"SELECT count(*), bit_xor(hash(t)) FROM {name} t").fetchall()[0][0]
             wrong = connection.execute(_WRONG_EVENTS).fetchall()
@@ -341,12 +457,18 @@ class Store:
                     f"{self.path}: has schema {version}, written by {by}; smartorders_lab {__version__} reads schema "
                     f"{SCHEMA_VERSION}; update it: pip install -U smartorders_lab"
                 )
-            for table, columns in TABLES.items():
-                if found.get(table) != columns:
+            self._tables = [table for table in TABLES if version > 1 or table not in _SWEEPS]
+            for table in self._tables:
+                if found.get(table) != TABLES[table]:
                     raise StoreError(
                         f"{self.path}: table {table} was changed by hand or is missing; restore a copy, or start a "
                         f"new store"
                     )
+            if version < SCHEMA_VERSION and not self.read_only:
+                with _transaction(connection):
+                    _create_tables(connection, _SWEEPS)
+                    connection.execute("UPDATE store SET schema_version = ?", [SCHEMA_VERSION])
+                self._tables = list(TABLES)
 
     def _check_counts(self) -> None:
         """As many rows of each run as were recorded, and none of a run that is not there."""
@@ -361,6 +483,14 @@ class Store:
                             f"{self.path}: run {run}: {wanted.get(run, 0)} rows of {table} were saved, "
                             f"{there.get(run, 0)} are there; restore a copy, or replay into a new store"
                         )
+            if "sweeps" in self._tables:
+                wrong = connection.execute(_WRONG_SWEEPS).fetchall()
+                if wrong:
+                    sweep, wanted_, there_ = wrong[0]
+                    raise StoreError(
+                        f"{self.path}: sweep {sweep}: {wanted_} orders were saved, {there_} are there; "
+                        f"restore a copy, or delete the sweep and run it again"
+                    )
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -410,6 +540,126 @@ class Store:
                 ) from error
 
 
+class StoredSweep:
+    """A sweep on its way into a store, or in it: each part in one transaction, so that an interrupted one can go on."""
+
+    folder = ""
+
+    def __init__(self, store: Store, id: str, meta: dict[str, Any], close: bool):
+        self.store, self.id, self.meta, self._close = store, id, meta, close
+
+    @classmethod
+    def begin(cls, store: Store, meta: dict[str, Any], restart: bool = False, close: bool = False) -> StoredSweep:
+        """A new sweep, or the one of the same name and description that is there. Raises StoreError if an unfinished one differs."""
+        try:
+            with store._working() as connection:
+                store._check_writable()
+                named = connection.execute(
+                    "SELECT sweep, meta, finished_at FROM sweeps WHERE name = ?", [meta["name"]]
+                ).fetchall()
+                for id, text, finished in reversed(named):
+                    what = changed(json.loads(text), meta)
+                    if restart and (not what or finished is None):
+                        store.delete_sweep(id)
+                    elif not what:
+                        return cls(store, id, meta, close)
+                    elif finished is None:
+                        raise StoreError(
+                            f"{store.path}: sweep {id} of this name is not finished, and {what}; give another name, "
+                            f"or start anew with restart=True"
+                        )
+                made = cls(store, uuid4().hex[:12], meta, close)
+                row = made._row() | {"meta": json.dumps(meta, ensure_ascii=False)}
+                with _transaction(connection):
+                    _insert(connection, "sweeps", _rows("sweeps", row))
+        except BaseException:
+            if close:
+                store.close()
+            raise
+        return made
+
+    def _row(self) -> dict[str, Any]:
+        meta = self.meta
+        at = {name: meta.get(name) and instant_ns(meta[name]) for name in ("started_at", "finished_at")}
+        names = ("name", "combinations", "orders", "kept", "seconds", "library")
+        return {
+            "sweep": self.id,
+            "symbols": ", ".join(meta["markets"]),
+            **at,
+            **{name: meta.get(name) for name in names},
+        }
+
+    def done(self) -> dict[int, Any]:
+        """The sums of the parts that are done, by number."""
+        with self.store._working() as connection:
+            parts = connection.execute(
+                "SELECT part, tally FROM sweep_parts WHERE sweep = ? ORDER BY part", [self.id]
+            ).fetchall()
+        return {part: unpack(tally) for part, tally in parts}
+
+    def put(self, result: Any) -> None:
+        """Keep one part, whole or not at all."""
+        orders = 0 if result.frame is None else result.frame.height
+        part = {"sweep": self.id, "part": result.part.number, "orders": orders, "tally": pack(result.tally)}
+        with self.store._working() as connection, _transaction(connection):
+            if result.frame is not None:
+                frame = result.frame.with_columns(sweep=pl.repeat(self.id, orders, eager=True))
+                _insert(connection, "sweep_orders", frame)
+            _insert(connection, "sweep_parts", _rows("sweep_parts", part))
+
+    def orders(self) -> pl.LazyFrame:
+        """All orders, from the store, opened for it if need be."""
+        query = 'SELECT * EXCLUDE (sweep) FROM sweep_orders WHERE sweep = ? ORDER BY "order"'
+        opened = self.store if self.store._connection is not None else Store(self.store.path, read_only=True)
+        try:
+            with opened._working() as connection:
+                return _typed(connection.sql(query, params=[self.id])).lazy()
+        finally:
+            if opened is not self.store:
+                opened.close()
+
+    def finish(self, sweep: Sweep) -> None:
+        """Keep the combinations, and that the sweep is finished."""
+        sweep.id, meta = self.id, sweep.meta
+        with self.store._working() as connection:
+            known = connection.execute("SELECT meta, finished_at FROM sweeps WHERE sweep = ?", [self.id]).fetchall()[0]
+            if known[1] is not None:
+                there = json.loads(known[0])
+                meta |= {name: there[name] for name in ("started_at", "finished_at", "seconds")}
+                return
+            meta["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+            table = sweep.combinations
+            hits = [name for name in table.columns if re.fullmatch(r"hit_\d+", name)]
+            columns: dict[str, Any] = {
+                "sweep": pl.repeat(self.id, table.height, eager=True),
+                "symbol": [order.symbol for order in sweep.specs],
+                "grid": [
+                    json.dumps(dict(zip(sweep.names, row, strict=True)), ensure_ascii=False)
+                    for row in sweep.grid.rows()
+                ]
+                or ["{}"] * table.height,
+                "spec": [order.to_json() for order in sweep.specs],
+                "hit_rates": [json.dumps(row) for row in table.select(hits).rows()] or ["[]"] * table.height,
+            }
+            kept = [name for name in TABLES["sweep_combinations"] if name not in columns]
+            text = json.dumps({**meta, "edges": sweep.edges.tolist()}, ensure_ascii=False)
+            with _transaction(connection):
+                _insert(
+                    connection,
+                    "sweep_combinations",
+                    table.select(kept).with_columns(**{n: pl.Series(v) for n, v in columns.items()}),
+                )
+                connection.execute(
+                    "UPDATE sweeps SET finished_at = ?, seconds = ?, meta = ? WHERE sweep = ?",
+                    [datetime.now(UTC).replace(tzinfo=None, microsecond=0), meta["seconds"], text, self.id],
+                )
+
+    def close(self) -> None:
+        """Close the store, if it was opened for this sweep."""
+        if self._close:
+            self.store.close()
+
+
 _COLUMNS = """
     SELECT table_name, column_name, data_type FROM duckdb_columns()
     WHERE database_name = current_database() AND schema_name = 'main' ORDER BY table_name, column_index
@@ -418,6 +668,12 @@ _WRONG_EVENTS = """
     SELECT run, o.order, o.version, count(e.seq)
     FROM orders o LEFT JOIN events e USING (run, "order")
     GROUP BY ALL HAVING o.version != count(e.seq) LIMIT 1
+"""
+_WRONG_SWEEPS = """
+    SELECT sweep, coalesce(p.orders, 0)::BIGINT, coalesce(o.orders, 0)
+    FROM (SELECT sweep, sum(orders) AS orders FROM sweep_parts GROUP BY sweep) p
+    FULL JOIN (SELECT sweep, count(*) AS orders FROM sweep_orders GROUP BY sweep) o USING (sweep)
+    WHERE coalesce(p.orders, 0) != coalesce(o.orders, 0) LIMIT 1
 """
 _COMPARE = """
     SELECT coalesce(a.order, b.order) AS "order",
@@ -505,6 +761,12 @@ def _same(a: Run, b: Run) -> bool:
     )
 
 
+def _rows(table: str, row: Mapping[str, Any]) -> pl.DataFrame:
+    """One row of a table."""
+    schema = {name: _DTYPE[kind] for name, kind in TABLES[table].items()}
+    return pl.DataFrame({name: [row[name]] for name in schema}, schema=schema)
+
+
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:
     # DuckDB would take a time with a zone for its own type of it, which ends at the microsecond.
     naive = frame.with_columns(pl.col(pl.Datetime("ns", "UTC")).dt.replace_time_zone(None))
@@ -563,11 +825,14 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
+def _create_tables(connection: duckdb.DuckDBPyConnection, tables: Iterable[str]) -> None:
+    for table in tables:
+        columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in TABLES[table].items())
+        connection.execute(f"CREATE TABLE {table} ({columns})")
+
+
 def _define(connection: duckdb.DuckDBPyConnection) -> None:
-    for table, columns in TABLES.items():
-        connection.execute(
-            f"CREATE TABLE {table} ({', '.join(f'{_quoted(name)} {columns[name]}' for name in columns)})"
-        )
+    _create_tables(connection, TABLES)
     now = datetime.now(UTC).replace(tzinfo=None)
     connection.execute("INSERT INTO store VALUES (?, ?, ?)", [SCHEMA_VERSION, f"smartorders_lab {__version__}", now])
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from smartorders_lab.cli import app
 from smartorders_lab.errors import DataError, LinkError, PlanError, StoreError
+from smartorders_lab.findings import Sweep
 from smartorders_lab.plan import Plan
 from smartorders_lab.run import Run
 from smartorders_lab.store import Store
@@ -77,6 +78,11 @@ def overridden(key: str, value: Any = 1) -> Callable[[Path], Any]:
     return lambda _: Plan.from_toml(PLAN).override(key, value).run()
 
 
+def swept(text: str) -> Callable[[Path], Any]:
+    """A plan with these lines in its [sweep] table, swept."""
+    return lambda folder: Plan.from_toml(f"{PLAN}[sweep]\n{text}\n", folder).sweep()
+
+
 def plan_file(content: bytes) -> Callable[[Path], Any]:
     def call(folder: Path) -> Any:
         (folder / "plan.toml").write_bytes(content)
@@ -91,6 +97,7 @@ def command(*args: str) -> Callable[[Path], Any]:
     def call(folder: Path) -> Any:
         (folder / "plan.toml").write_text(PLAN)
         (folder / "there.html").write_text("")
+        (folder / "sweep.toml").write_text(PLAN + '[sweep]\ngrid.stop_loss = ["-0.2%", "-0.3%"]\n')
         (folder / "runs.duckdb").write_bytes(two_runs())
         if "@empty.duckdb" in args:
             Store(folder / "empty.duckdb").close()
@@ -377,6 +384,131 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "orders[0].symbol = 'ETH/USDT': is not the instrument's SOL/USDT; use its own",
     ),
     ("ticks missing", overridden("ticks.source", "no.parquet"), DataError, "no.parquet: no such file; check the path"),
+    # sweeps
+    (
+        "sweep without a table",
+        lambda _: Plan.from_toml(PLAN).sweep(),
+        PlanError,
+        "sweep: is required to sweep; add a [sweep] table",
+    ),
+    ("sweep key unknown", swept("entires = 5"), PlanError, "sweep.entires = 5: is not a field; did you mean entries?"),
+    ("sweep of no order", swept("order = 2"), PlanError, "sweep.order = 2: there are 1 [[orders]]; use 0 to 0"),
+    (
+        "sweep without entries",
+        lambda _: Plan.from_toml(TICKS + ORDER + "[sweep]\n").sweep(),
+        PlanError,
+        'sweep.entries: is required; write entries = "every 1h"',
+    ),
+    (
+        "entries at random without a number",
+        swept("entries = { seed = 3 }"),
+        PlanError,
+        "sweep.entries: must say how many; write entries = { random = 1000",
+    ),
+    (
+        "entries at random, none",
+        swept("entries = { random = 0 }"),
+        PlanError,
+        "n = 0: must be a whole number of at least 1",
+    ),
+    (
+        "grid a number",
+        swept("grid = 5"),
+        PlanError,
+        "sweep.grid = 5: must be lists of values by field; write stop_loss = ",
+    ),
+    (
+        "grid of a value",
+        swept('grid.stop_loss = "-1%"'),
+        PlanError,
+        "sweep.grid.stop_loss = '-1%': must be a list of values, at least one",
+    ),
+    (
+        "grid key unknown",
+        swept('grid.stop_los = ["-1%"]'),
+        PlanError,
+        "sweep.grid.stop_los: is not a field; did you mean stop_loss?",
+    ),
+    (
+        "grid key of a part unknown",
+        swept('grid.trailing_stop.calback_rate = ["1%"]'),
+        PlanError,
+        "sweep.grid.trailing_stop.calback_rate: is not a field; did you mean trailing_stop.callback_rate?",
+    ),
+    (
+        "grid of symbols",
+        swept('grid.symbol = ["ETH/USDT"]'),
+        PlanError,
+        "sweep.grid.symbol: follows the ticks; give several: ticks=",
+    ),
+    (
+        "grid of a part and of the whole",
+        swept('[sweep.grid]\nstop_loss = ["-1%"]\n"stop_loss.timeout" = ["1s"]'),
+        PlanError,
+        "sweep.grid.stop_loss: cannot stand beside stop_loss.timeout, which is a part of it; keep one of them",
+    ),
+    (
+        "grid with invalid combinations",
+        swept('grid.stop_loss = ["-1%", "+5%"]'),
+        PlanError,
+        "sweep.grid[1].stop_loss.target = '+5%': must be below the entry for a long (in stop_loss=+5%);",
+    ),
+    (
+        "by unknown",
+        swept('by = ["stop"]\ngrid.stop_loss = ["-1%"]'),
+        PlanError,
+        "sweep.by = 'stop': is not in the grid;",
+    ),
+    ("by a number", swept("by = 5"), PlanError, 'sweep.by = 5: must be "combination" or names of the grid'),
+    (
+        "entries that are no times",
+        swept('entries = ["noon"]'),
+        PlanError,
+        "sweep.entries = ['noon']: is not a time; write 2024-08-08T23:55:00Z",
+    ),
+    (
+        "entries every nothing",
+        swept('entries = "every day"'),
+        DataError,
+        "entries = 'every day': is not a duration; write 50ms, 1.5s, 2h",
+    ),
+    (
+        "entries behind the ticks",
+        swept('entries = ["2030-01-01T00:00Z"]'),
+        DataError,
+        "entries[0] = 1893456000000000000: lies outside the",
+    ),
+    (
+        "more entries at random than ticks",
+        swept("entries = { random = 9000 }"),
+        DataError,
+        "entries: random_entries(9000) of 2000 ticks; ask for fewer",
+    ),
+    (
+        "metric unknown",
+        command("sweep", "@sweep.toml", "--metric", "sharp"),
+        Failed,
+        "exit 3: error: metric = 'sharp': must be one of",
+    ),
+    (
+        "heatmap of no page",
+        command("sweep", "@sweep.toml", "--heatmap", "@x.png"),
+        Failed,
+        "must be a .html file; write x.html",
+    ),
+    ("sweep into a file", command("sweep", "@sweep.toml", "--store", "@x.parquet"), Failed, "exit 4: error: store = "),
+    (
+        "sweep of no such folder",
+        lambda folder: Sweep.read(folder / "no"),
+        StoreError,
+        "no: holds no sweep (no manifest.json); check the path",
+    ),
+    (
+        "sweep of a store without",
+        opened(lambda store: store.sweep("ab")),
+        StoreError,
+        "sweep 'ab': no such sweep; store.sweeps() lists",
+    ),
     (
         "override of no table",
         overridden("order.0.side"),
@@ -668,7 +800,7 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "schema newer",
         by_hand("UPDATE store SET schema_version = 7, created_by = 'smartorders_lab 3.1'"),
         StoreError,
-        "x.duckdb: has schema 7, written by smartorders_lab 3.1; smartorders_lab 0.1.0 reads schema 1; "
+        "x.duckdb: has schema 7, written by smartorders_lab 3.1; smartorders_lab 0.1.0 reads schema 2; "
         "update it: pip install -U smartorders_lab",
     ),
     (

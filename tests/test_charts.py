@@ -18,7 +18,21 @@ from oracle import Replay
 from strategies import Case, cases
 
 import smartorders_lab as so
-from smartorders_lab.charts import MAX_CANDLES, THEMES, m4, plot_order, plot_summary, stop_path, write_html
+from smartorders_lab import metrics
+from smartorders_lab.charts import (
+    MAX_CANDLES,
+    MAX_DOTS,
+    THEMES,
+    m4,
+    plot_equity,
+    plot_excursions,
+    plot_levels,
+    plot_order,
+    plot_returns,
+    plot_summary,
+    stop_path,
+    write_html,
+)
 from smartorders_lab.rows import NONE
 
 SAMPLE = Path(__file__).parent.parent / "data" / "sample_trades.parquet"
@@ -444,3 +458,102 @@ def test_a_page_loads_nothing(run: so.Run, tmp_path: Path) -> None:
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", page[:5_000] + outside)
     with pytest.raises(so.DataError, match="figures: is empty"):
         write_html([], tmp_path / "none.html")
+
+
+# --- equity, excursions, levels ---
+
+
+@pytest.fixture(scope="module")
+def many(sample: so.Ticks) -> so.Run:
+    starts = list(range(0, 55_000, 220))
+    return so.replay([LONG.replace(stop_loss="-1%")] * 250, sample, starts=starts, fills={"fee_taker": "0.1%"})
+
+
+@pytest.mark.parametrize("points", [40, 1000])
+def test_equity_and_drawdown_keep_their_extremes_in_the_sample(many: so.Run, points: int) -> None:
+    drawn, curve = traces(plot_equity(many, points=points)), many.equity()
+    fall = metrics.drawdown(curve["equity"])
+    for name, values in (
+        ("equity, marked to market", curve["equity"].to_numpy()),
+        ("realized", curve["realized"].to_numpy()),
+        ("drawdown", -fall),
+    ):
+        y = drawn[name]["y"]
+        assert len(y) <= points
+        assert (y[0], y[-1], y.min(), y.max()) == (values[0], values[-1], values.min(), values.max())
+    assert drawn["drawdown"]["xaxis"] == "x2"
+    assert drawn["realized"]["y"][-1] == pytest.approx(many.orders["realized_pnl"].sum())
+
+
+def test_equity_without_ticks_is_the_realized_one(many: so.Run, sample: so.Ticks) -> None:
+    bare = so.Run(many.orders, many.levels, many.events, many.fills, many.specs, many.meta)
+    drawn = traces(plot_equity(bare))
+    assert set(drawn) == {"realized", "drawdown"}
+    assert drawn["realized"]["y"][-1] == pytest.approx(many.orders["realized_pnl"].sum())
+    assert plot_equity(bare, sample).to_json() == plot_equity(many).to_json()
+    with pytest.raises(so.DataError, match="not those of the run"):
+        plot_equity(bare, sample.slice(0, 10))
+
+
+def test_excursions_show_every_finished_order_once_on_each_side(many: so.Run) -> None:
+    done = metrics.done(many.orders).filter(pl.col("mae").is_not_null())
+    dots = [trace for trace in plot_excursions(many).to_dict()["data"] if trace["mode"] == "markers"]
+    left, right = ([t for t in dots if t["xaxis"] == axis] for axis in ("x", "x2"))
+    for side, column in ((left, "mae"), (right, "mfe")):
+        x, y = (np.concatenate([values(trace[axis]) for trace in side]) for axis in ("x", "y"))
+        assert sorted(x) == sorted(100 * done[column].to_numpy())
+        assert sorted(y) == sorted(100 * done["return_"].to_numpy())
+    symbols = {trace["name"].split(" (")[0]: trace["marker"]["symbol"] for trace in dots}
+    assert symbols == {"won": "circle", "not won": "x"}, "told by shape as well as by colour"
+
+
+def test_of_very_many_orders_excursions_show_an_even_sample(many: so.Run) -> None:
+    times = MAX_DOTS // 200
+    orders = pl.concat([many.orders] * times).with_columns(order=pl.int_range(pl.len()))
+    crowd = so.Run(orders, many.levels, many.events, many.fills, many.specs * times, many.meta)
+    figure = plot_excursions(crowd).to_dict()
+    y = np.concatenate([values(t["y"]) for t in figure["data"] if t["mode"] == "markers" and t["xaxis"] == "x"])
+    returns = 100 * metrics.done(orders)["return_"].to_numpy()
+    assert len(y) == MAX_DOTS < len(returns)
+    assert (y.min(), y.max()) == (returns.min(), returns.max())
+    assert np.median(y) == pytest.approx(np.median(returns), abs=0.05)
+    assert f"3,000 of {len(returns):,} orders" in figure["layout"]["title"]["text"]
+
+
+def test_levels_show_rate_and_interval(many: so.Run) -> None:
+    trace = traces(plot_levels(many))["hit rate"]
+    rates = metrics.hit_rates(many.levels)
+    assert list(trace["x"]) == pytest.approx((100 * rates["rate"]).to_list())
+    assert list(trace["x"] + values(trace["error_x"]["array"])) == pytest.approx((100 * rates["high"]).to_list())
+    assert list(trace["x"] - values(trace["error_x"]["arrayminus"])) == pytest.approx((100 * rates["low"]).to_list())
+    assert trace["text"][0] == f"{rates['rate'][0]:.0%} · {rates['filled'][0]} of 250"
+
+
+def test_returns_count_every_order_that_left(many: so.Run) -> None:
+    bars = traces(plot_returns(many)).values()
+    assert sum(bar["y"].sum() for bar in bars) == many.orders["exit_ts"].is_not_null().sum()
+
+
+def test_charts_of_nothing_say_so(sample: so.Ticks) -> None:
+    order = so.SmartOrder(symbol="SOL/USDT", side="buy", quantity=1, entry=so.Entry.limit(1), stop_loss=0.5)
+    nothing = so.replay(order, sample)
+    for plot, text in (
+        (plot_excursions, "no order has left its position"),
+        (plot_returns, "no order has left its position"),
+        (plot_levels, "no order has take-profit levels"),
+    ):
+        notes = [note["text"] for note in plot(nothing).to_dict()["layout"]["annotations"]]
+        assert notes == [text]
+    assert set(traces(plot_equity(nothing))["realized"]["y"]) == {0.0}
+    bare = so.Run(nothing.orders, nothing.levels, nothing.events, nothing.fills, nothing.specs, nothing.meta)
+    assert plot_equity(bare).to_dict()["layout"]["annotations"][0]["text"] == "no order was filled"
+
+
+@pytest.mark.parametrize("plot", [plot_equity, plot_excursions, plot_levels, plot_returns])
+def test_new_charts_have_the_same_look(many: so.Run, plot: Any) -> None:
+    for theme in THEMES:
+        figure = plot(many, theme=theme).to_dict()
+        assert figure["layout"]["template"]["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+        assert figure["layout"]["meta"] == {"theme": theme}
+    with pytest.raises(so.DataError, match="theme = 'pink'"):
+        plot(many, theme="pink")

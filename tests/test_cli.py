@@ -283,7 +283,19 @@ def documented() -> list[tuple[str, str]]:
 
 def test_every_command_has_an_example():
     names = {name for name, _ in documented()}
-    assert names == {"", "replay", "fetch trades", "fetch bars", "runs", "orders", "events", "compare", "sql", "share"}
+    assert names == {
+        "",
+        "replay",
+        "fetch trades",
+        "fetch bars",
+        "sweep",
+        "runs",
+        "orders",
+        "events",
+        "compare",
+        "sql",
+        "share",
+    }
 
 
 @pytest.mark.parametrize(("name", "example"), documented(), ids=lambda value: value)
@@ -562,3 +574,123 @@ def test_the_exit_codes_are_those_of_the_page():
         70,
         75,
     ]
+
+
+# ---------------------------------------------------------------------------------------------------- sweep
+
+SWEEP = (
+    PLAN
+    + """
+[sweep]
+[sweep.grid]
+stop_loss = ["0.2%", "0.3%"]
+trailing_stop.callback_rate = ["0.1%", "0.2%"]
+"""
+)
+
+
+@pytest.fixture
+def grid(here):
+    (here / "sweep.toml").write_text(SWEEP)
+    return here
+
+
+def test_a_sweep_prints_the_best_and_what_was_tried(grid):
+    out = said("sweep", "sweep.toml", "--min-finished", "5", "--limit", "2", "--folds", "2")
+    found = Plan.read(grid / "sweep.toml").sweep()
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert lines[0].endswith("“sweep”")
+    assert "entries       15 (every 10m)" in lines
+    assert "4 combinations tried, by expectancy" in lines
+    assert "2 more rows; --limit 0 shows all" in lines
+    assert lines[-1] == "not kept; --store FOLDER keeps the orders"
+    best = found.best(min_finished=5)
+    assert str(best).splitlines()[0] in lines
+    assert any(line.startswith("Walk-forward, chosen on the past: ") for line in lines)
+    header = next(row for row in rows(out) if row[0] == "combination")
+    assert header[:4] == ["combination", "stop_loss", "trailing_stop.callback_rate", "finished"]
+    answer = json.loads(said("sweep", "sweep.toml", "--min-finished", "5", "--json"))
+    assert (answer["best"]["combination"], answer["store"], len(answer["combinations"])) == (best.combination, None, 4)
+    assert answer["combinations"][0]["expectancy"] == max(found.combinations["expectancy"])
+
+
+def test_a_sweep_of_the_line(grid):
+    """Values of the plan, the store and the picture, as they are typed."""
+    pytest.importorskip("plotly")
+    out, err = loud(
+        "sweep", "sweep.toml", "--set", 'sweep.grid.stop_loss=["0.2%", "+1%", "0.4%"]', "--set", "sweep.entries=every 5m",
+        "--set", "sweep.skip_invalid=true", "--store", "out/kept", "--heatmap", "grid.html", "--metric", "win_rate",
+    )  # fmt: skip
+    assert err.splitlines()[0] == "warning: 2 combinations make no valid order and were left out"
+    assert "entries       29 (every 5m)" in [line.rstrip() for line in out.splitlines()]
+    assert "kept in out/kept\ndrawn in grid.html\n" in out
+    kept = so.Sweep.read(grid / "out" / "kept")
+    assert kept.grid["stop_loss"].to_list() == ["0.2%", "0.2%", "0.4%", "0.4%"]
+    assert kept.orders.height == 4 * 29
+    assert "win_rate by stop_loss and trailing_stop.callback_rate" in (grid / "grid.html").read_text()
+    random = said("sweep", "sweep.toml", "--set", "sweep.entries={ random = 50, seed = 3 }", "--min-finished", "2")
+    assert "50 (50 at random, seed 3)" in random
+
+
+def test_a_sweep_over_several_symbols(grid):
+    pl.read_parquet(SAMPLE).head(3000).write_parquet(grid / "other.parquet")
+    found = Plan.from_toml(SWEEP + '[sweep.symbols]\n"ETH/USDT" = "other.parquet"\n', grid).sweep()
+    assert found.names == ["symbol", "stop_loss", "trailing_stop.callback_rate"]
+    assert found.combinations["symbol"].to_list() == ["SOL/USDT"] * 4 + ["ETH/USDT"] * 4
+
+
+KILLED = """
+import os, time
+import smartorders_lab.sweeps as s
+from smartorders_lab.cli import main
+
+real, s.PART_ORDERS = s.evaluate_part, 100
+
+def slow(part, *rest):
+    time.sleep(0.03)
+    found = real(part, *rest)
+    os.write(1, b"part\\n")  # in one piece, whichever thread it is
+    return found
+
+s.evaluate_part = slow
+main()
+"""
+
+
+@pytest.mark.parametrize("place", ["out/kept", "kept.duckdb"])
+def test_a_killed_sweep_goes_on_where_it_was(grid, place):
+    """SIGKILL again and again; what comes of it is what an uninterrupted sweep gives, row by row."""
+    stops = ", ".join(f'"{i / 20:.2f}%"' for i in range(1, 9))
+    args = ["sweep", "sweep.toml", "--set", f"sweep.grid.stop_loss=[{stops}]", "--set", "sweep.entries=every 2m"]
+    command = [sys.executable, "-c", KILLED, *args, "--store", place]
+    kills, evaluated = 0, 0
+    for wait in (3, 1, 4, 100):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=grid) as process:
+            parts = 0
+            for line in process.stdout:
+                parts += line == "part\n"
+                if parts == wait:
+                    process.kill()
+                    kills += 1
+                    break
+            evaluated += parts
+            process.stdout.read()
+        if wait == 100:
+            assert process.returncode == 0
+    assert kills == 3
+    assert evaluated < 16 + 3 * 6  # a kill costs the parts that were on their way, not those that were done
+    said(*args, "--store", "whole", "--min-finished", "2")
+    whole, killed = so.Sweep.read("whole"), so.Sweep.read(place)
+    assert whole.orders.height == 16 * 72
+    assert killed.orders.equals(whole.orders)
+    assert killed.combinations.equals(whole.combinations)
+
+
+def test_a_changed_plan_refuses_to_go_on(grid):
+    said("sweep", "sweep.toml", "--store", "kept", "--min-finished", "2")
+    result = CliRunner().invoke(app, ["sweep", "sweep.toml", "--store", "kept", "--set", "fills.latency=1s"])
+    assert result.exit_code == 4
+    assert "kept: holds another sweep: fills changed from {} to {'latency': '1s'}; take another folder" in result.stderr
+    assert "start anew with --restart" in result.stderr
+    said("sweep", "sweep.toml", "--store", "kept", "--set", "fills.latency=1s", "--restart", "--min-finished", "2")
+    assert so.Sweep.read("kept").meta["fills"] == {"latency": "1s"}

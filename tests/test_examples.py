@@ -15,6 +15,7 @@ LAST_LINES = {
     "first_replay.py": "worst moment",
     "manage_a_living_order.py": "CLOSED by close_at_market",
     "bars_and_bounds.py": "60 min bars",
+    "sweep.py": "walk-forward over 5 folds",
     "demo.py": "every event is in out/demo.duckdb",
 }
 
@@ -57,3 +58,9 @@ def test_plan(copy: Path) -> None:
     said = shell(copy, Path(sys.executable).with_name("smartorders"), "replay", copy / "examples" / "plan.toml")
     assert "144" in said
     assert "exit reason" in said
+
+
+def test_sweep_plan(copy: Path) -> None:
+    said = shell(copy, Path(sys.executable).with_name("smartorders"), "sweep", copy / "examples" / "sweep.toml")
+    assert "24 combinations tried, by expectancy" in said
+    assert "by luck (p = " in said

@@ -18,7 +18,7 @@ HEAVY = {
     "numba": {"jit"},
     "duckdb": {"store", "feeds/history"},
     "ccxt": {"feeds/fetch"},
-    "plotly": {"charts"},
+    "plotly": {"charts", "heatmaps"},
     "typer": {"cli"},
 }
 

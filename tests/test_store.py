@@ -25,11 +25,13 @@ from smartorders_lab import store as store_module
 from smartorders_lab.actions import add_funds, cancel, close_at_market, edit, reduce_funds
 from smartorders_lab.errors import StoreError
 from smartorders_lab.fills import FillModel
+from smartorders_lab.findings import Sweep
 from smartorders_lab.plan import Plan
 from smartorders_lab.replays import replay
 from smartorders_lab.run import FRAMES, Run
 from smartorders_lab.spec import BreakEven, Entry, SmartOrder, StopLoss, TakeProfit, TrailingStop
 from smartorders_lab.store import TABLES, Store
+from smartorders_lab.sweeps import sweep
 from smartorders_lab.ticks import Ticks
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "schema.md"
@@ -280,6 +282,13 @@ def documented() -> dict[str, dict[str, str]]:
     return tables
 
 
+def swept(store: Store) -> Sweep:
+    """A small sweep, kept in a store."""
+    order = SmartOrder(symbol="SOL/USDT", side="buy", quantity=1, stop_loss="-1%", take_profits=[("+1%", 100)])
+    ticks = Ticks.read(SAMPLE, symbol="SOL/USDT").slice(0, 20_000)
+    return sweep(order, ticks, "every 1h", {"stop_loss": ["-1%", "-2%"]}, store=store, progress=False)
+
+
 QUERIES = re.findall(r"^### ([^`\n]+)\n.*?```sql\n(.*?)```", SCHEMA.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -303,6 +312,8 @@ def test_every_query_of_the_documentation_runs(query, rich_run, tmp_path):
         store.save(rich_run)
         store.save(copy(id="other"))
         params = {"run": rich_run.id, "a": rich_run.id, "b": "other"}
+        if "$sweep" in query:
+            params["sweep"] = swept(store).id
         frame = store.sql(query, {name: value for name, value in params.items() if f"${name}" in query} or None)
     assert frame.width > 1
     if "14:03" not in query:
@@ -598,3 +609,39 @@ def test_what_a_store_says_of_itself(path):
     store.close()
     store.close()
     assert repr(store) == f"Store({str(path)!r}, closed)"
+
+
+# ---------------------------------------------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_lives_beside_runs(path):
+    with Store(path) as store:
+        store.save(copy(id="run"))
+        found = swept(store)
+        assert swept(store).id == found.id  # the same sweep again is the one that is there
+        rows = store.verify()
+        assert (rows["sweeps"], rows["sweep_orders"], rows["sweep_combinations"]) == (1, found.orders.height, 2)
+        row = store.sweeps().row(0, named=True)
+        assert (row["sweep"], row["symbols"], row["combinations"], row["kept"]) == (found.id, "SOL/USDT", 2, True)
+        assert row["finished_at"] >= row["started_at"]
+        assert_frame_equal(store.sweep(found.id[:5]).orders, found.orders, check_exact=True)
+        assert store.delete_sweep(found.id) == found.id
+        assert store.sweeps().is_empty()
+        assert store.runs()["run"].to_list() == ["run"]
+        assert_frame_equal(small_run().orders, store.run("run").orders)
+
+
+def test_orders_of_a_sweep_that_are_missing_are_noticed(path):
+    with Store(path) as store:
+        found = swept(store)
+        count = found.orders.height
+    with duckdb.connect(str(path)) as connection:
+        connection.execute('DELETE FROM sweep_orders WHERE "order" = 3')
+    with pytest.raises(StoreError, match=f"sweep {found.id}: {count} orders were saved, {count - 1} are there"):
+        Store(path)
+
+
+def test_a_sweep_needs_a_store_that_can_be_written(path):
+    Store(path).close()
+    with Store(path, read_only=True) as store, pytest.raises(StoreError, match="is open for reading only"):
+        swept(store)
