@@ -92,6 +92,10 @@ def evaluate(
 def find_exits(orders, row, stops, trails, holds, found, k, ticks, t, end):
     """Every stop, trail and hold, into `found` from `k` on; returns a tick by which each order has met one of its own."""
     first, last = k, end
+    if len(stops) == 1 and len(trails) == 1 and len(holds) == 1:
+        one, hold = orders[trails[0]], orders[holds[0]]
+        if one.trail_rate > 0 and one.activation_kind == 0 and hold.max_hold == 0:
+            return find_both(row, orders[stops[0]], one, found, k, ticks, t, end)
     for s in range(len(trails)):
         find_trail(row, orders[trails[s]], found, k + len(stops) + s, s > 0, ticks, t, end)
     last = latest(found, k + len(stops), len(trails), end)
@@ -210,6 +214,25 @@ def find_stop(row, order, found, k, chained, ticks, t, end, last):
     own.best, own.worst = max(best, higher), min(worst, lower)
     if own.tick > last:
         own.tick = end
+
+
+@rare
+def find_both(row, order, trailing, found, k, ticks, t, end):
+    """Where the first of one stop and one trailing stop is met, in one search; there is nothing else to share it with."""
+    stop, trail, side, rate = found[k], found[k + 1], row.side, trailing.trail_rate
+    stop.x = resolve(row, order.stop_kind, order.stop_value, True)
+    down = max(stop.x, floor_rate(row.mark, SCALE - side * rate))
+    hit, best, worst = reach(ticks, side, t + 1, end, NEVER, down, rate, 0)
+    trail.x = floor_rate(max(row.mark, best), SCALE - side * rate)
+    stop.tick = trail.tick = found[k + 2].tick = end
+    stop.best, stop.worst, trail.best, trail.worst = best, worst, best, worst
+    if hit < end:
+        x = side * ticks[2][hit]
+        if x <= stop.x:
+            stop.tick = hit
+        if x <= trail.x:
+            trail.tick = hit
+    return hit
 
 
 @rare
