@@ -36,6 +36,8 @@ def multiply_divide(a, b, divisor):
 @rare
 def share(pool, size, whole):
     """floor(pool · size / whole), for sizes up to 1e10."""
+    if pool < 1 << 29:
+        return pool * size // whole
     return pool // whole * size + multiply_divide(pool % whole, size, whole)[0]
 
 

@@ -36,8 +36,11 @@ from .jit import entry_point, kernel, rare
 from .kernel import refusal, size_at
 from .passages import first_at, passage
 from .position import book_entry, even_price, first_level, resolve
-from .rows import NEVER, NONE, SCALE
+from .rows import LEAF, LEAF_BITS, NEVER, NONE, SCALE
 from .venue import market_price
+
+AHEAD = 16
+"""Entries whose data are fetched at a time."""
 
 
 @kernel
@@ -64,6 +67,8 @@ def evaluate(
     bodies = len(rows)
     first_trail, first_hold = bodies + len(stops), bodies + len(stops) + len(trails)
     for e in range(len(cursors)):
+        if e % AHEAD == 0:
+            now[0].volume = touch(ticks, cursors, e, min(e + AHEAD, len(cursors)))
         status, reason, t = entry_tick(rows[0], legs, ticks, created[e], cursors[e], end)
         if t < end:
             one, last = enter_all(rows, legs, fill, moment, ticks, t), end
@@ -86,6 +91,19 @@ def evaluate(
             else:
                 s, r, h = bodies + cells[c, 1], first_trail + cells[c, 2], first_hold + cells[c, 3]
                 end_cell(o, row, fill, found[b], found[s], found[r], found[h], steps, ticks, t, end)
+
+
+@kernel
+def touch(ticks, cursors, first, last):
+    """Read what the next entries will need: side by side the waits for memory overlap, one after another they add up."""
+    total, end = 0, len(ticks[2])
+    for e in range(first, last):
+        t = cursors[e]
+        if t + LEAF < end:
+            total += ticks[1][t] + ticks[2][t] + ticks[8][t >> LEAF_BITS, 0]
+            for k in range(8, LEAF, 8):
+                total += ticks[2][t + k]
+    return total
 
 
 @rare

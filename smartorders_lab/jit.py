@@ -85,7 +85,8 @@ def _compile(function: Callable[..., Any], inline: bool, **options: Any) -> Any:
     before = _config.CACHE_DIR
     _config.CACHE_DIR = str(_cache_folder())
     try:
-        compiled: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        # no kernel makes an array, so none needs to count who holds it: that took half of the time of a search
+        compiled: Any = numba.njit(nogil=True, error_model="numpy", _nrt=False, **options)(function)
     finally:
         _config.CACHE_DIR = before
     resolve = getattr(compiled, "get_call_template", None)
