@@ -78,6 +78,8 @@ def entry_point(function: Callable[..., Any]) -> Any:
     return _compile(function, inline=True, cache=True)
 
 
+# _nrt: no kernel makes an array, so none needs to count who holds it; counting took half of the time of a search
+_ALL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
@@ -85,8 +87,7 @@ def _compile(function: Callable[..., Any], inline: bool, **options: Any) -> Any:
     before = _config.CACHE_DIR
     _config.CACHE_DIR = str(_cache_folder())
     try:
-        # no kernel makes an array, so none needs to count who holds it: that took half of the time of a search
-        compiled: Any = numba.njit(nogil=True, error_model="numpy", _nrt=False, **options)(function)
+        compiled: Any = numba.njit(**_ALL, **options)(function)
     finally:
         _config.CACHE_DIR = before
     resolve = getattr(compiled, "get_call_template", None)
