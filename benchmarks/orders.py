@@ -45,14 +45,19 @@ def against_loops(scale: Scale, number: int, n: int, step: float, rate: str) -> 
     ours.same(ours.outcome(ours.sweep_one(shape, ticks, begin).orders), result)
     for loop in (linear, blocked):
         ours.same([column[sample] for column in result], loop(ticks.price, part, shape))
+    evaluate = ours.evaluator([shape], ticks, begin)
+    closed = result[0] >= 0
+    if not np.array_equal(ours.profit(evaluate())[closed], result[2][closed]):
+        raise AssertionError("the evaluator's profits differ from those of the replay")
     times = race(
         scale.rounds if not sampled else 3,
         lambda: ours.replay(shape, ticks, begin),
         lambda: ours.sweep_one(shape, ticks, begin),
+        evaluate,
         lambda: linear(ticks.price, part, shape),
         lambda: blocked(ticks.price, part, shape),
     )
-    replayed, swept, *loops = (one.seconds for one in times)
+    replayed, swept, evaluated, *loops = (one.seconds for one in times)
     life = (np.where(result[0] < 0, n, result[0]) - begin).mean()
     work = f"{number:,} orders × {count(n)} ticks"
     size = f"callback {ours.percent(rate)}, step {step:g}, mean life {life:,.0f} ticks"
@@ -61,6 +66,7 @@ def against_loops(scale: Scale, number: int, n: int, step: float, rate: str) -> 
         reference, target = seconds * number / len(part), _TARGETS.get((loop, n, rate))
         yield faster(work, f"{size}: replay, all events", replayed, reference, f"{loop} loop{scaled}", target)
         yield faster(work, f"{size}: sweep, outcomes", swept, reference, f"{loop} loop{scaled}", target)
+        yield faster(work, f"{size}: evaluator alone", evaluated, reference, f"{loop} loop{scaled}", target)
 
 
 def growth(scale: Scale) -> Iterator[Row]:

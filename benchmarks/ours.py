@@ -1,4 +1,4 @@
-"""Our side of the work, through the public API only."""
+"""Our side of the work: the public calls, and the evaluator alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 import smartorders_lab as so
+from smartorders_lab.outcomes import Evaluator
 
 from .loops import REASONS, Shape, threads
 from .tape import tick_of
@@ -29,6 +30,17 @@ def replay(shapes: Shape | Sequence[Shape], ticks: so.Ticks, starts: np.ndarray,
 def sweep_one(shape: Shape, ticks: so.Ticks, starts: np.ndarray) -> Any:
     """One combination at all starts: what became of each order, as the loops give it, without its events."""
     return so.sweep(shape.spec(), ticks, entries=starts, workers=threads(), progress=False)
+
+
+def evaluator(shapes: Sequence[Shape], ticks: so.Ticks, starts: np.ndarray) -> Any:
+    """What sweep() and the panel's odds are made of, with every spec read and lowered: a function that gives rows of OUTCOME."""
+    made = Evaluator([shape.spec() for shape in shapes], ticks, ticks.ts[starts], starts, so.FillModel())
+    return lambda: next(made.blocks(len(shapes) * len(starts), threads())).rows
+
+
+def profit(rows: Any) -> np.ndarray:
+    """Profit in units of rows of OUTCOME, where no order is open."""
+    return np.asarray(rows.side * (rows.proceeds - rows.cost))
 
 
 def outcome(orders: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

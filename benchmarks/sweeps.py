@@ -45,9 +45,14 @@ def grid(scale: Scale, entries: int, n: int, step: float) -> Iterator[Row]:
     swept = ours.sweep(STOPS, levels, RATES, ticks, begin, False, by=None)  # combination by combination
     ours.same(ours.outcome(swept.orders), [column.T.ravel() for column in expected])
 
-    sweep, loop = race(
+    evaluate = ours.evaluator(shapes, ticks, begin)
+    closed = expected[0].T.ravel() >= 0
+    if not np.array_equal(ours.profit(evaluate())[closed], expected[2].T.ravel()[closed]):
+        raise AssertionError("the evaluator's profits differ from those of the loop")
+    sweep, alone, loop = race(
         scale.rounds,
         lambda: ours.sweep(STOPS, levels, RATES, ticks, begin, False),
+        evaluate,
         lambda: shared(ticks.price, begin, STOPS, TARGETS, RATES),
     )
     if not np.array_equal(ours.profits(sweep.value), expected[2].sum(axis=0)):
@@ -57,7 +62,12 @@ def grid(scale: Scale, entries: int, n: int, step: float) -> Iterator[Row]:
         f"{entries:,} entries × {len(shapes)} combinations",
         f"{count(n)} ticks, step {step:g}, mean life {life:,.0f} ticks",
     )
-    yield faster(work, size, sweep.seconds, loop.seconds, "passage-sharing loop", _AT_LEAST.get(n))
+    yield faster(
+        work, f"{size}: sweep, aggregates", sweep.seconds, loop.seconds, "passage-sharing loop", _AT_LEAST.get(n)
+    )
+    yield faster(
+        work, f"{size}: evaluator alone", alone.seconds, loop.seconds, "passage-sharing loop", _AT_LEAST.get(n)
+    )
 
 
 def grid_shapes() -> list[Shape]:
