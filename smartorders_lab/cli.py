@@ -501,7 +501,7 @@ def orders_command(
 
     with _open(store) as opened:
         id = _chosen(opened, run)
-        frame = _only(opened.frame("orders", id), order)
+        frame = _only(opened.frame("orders", id), order, id)
     if status is not None:
         frame = frame.filter(pl.col("status") == _choice(status.upper(), [s.name for s in Status], "--status"))
     if frame["pnl_low"].null_count() == frame.height:
@@ -531,7 +531,7 @@ def events_command(
 
     with _open(store) as opened:
         id = _chosen(opened, run)
-        frame = _only(opened.frame("events", id), order)
+        frame = _only(opened.frame("events", id), order, id)
     if kind is not None:
         frame = frame.filter(pl.col("kind") == _choice(kind.lower(), [k.name.lower() for k in Kind], "--kind"))
     if status is not None:
@@ -605,10 +605,15 @@ def _chosen(store: Store, run: str | None) -> str:
     return str(ids[-1])
 
 
-def _only(frame: pl.DataFrame, order: int | None) -> pl.DataFrame:
+def _only(frame: pl.DataFrame, order: int | None, run: str) -> pl.DataFrame:
     import polars as pl
 
-    return frame if order is None else frame.filter(pl.col("order") == order)
+    if order is None:
+        return frame
+    if order not in frame["order"]:
+        last = frame["order"].max()
+        raise _UsageError(f"--order {order}: is not in run {run}; its orders are 0 to {last}")
+    return frame.filter(pl.col("order") == order)
 
 
 def _choice(value: str, known: list[str], option: str) -> str:

@@ -586,6 +586,18 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "exit 2: error: invalid value for --order: ",
     ),
     (
+        "order that the run does not have, orders",
+        command("orders", "@runs.duckdb", "--order", "99999"),
+        Failed,
+        "exit 2: error: --order 99999: is not in run ",
+    ),
+    (
+        "order that the run does not have, events",
+        command("events", "@runs.duckdb", "--order", "99999"),
+        Failed,
+        "exit 2: error: --order 99999: is not in run ",
+    ),
+    (
         "arguments too many",
         command("runs", "@runs.duckdb", "a", "b"),
         Failed,
