@@ -611,7 +611,7 @@ def _only(frame: pl.DataFrame, order: int | None, run: str) -> pl.DataFrame:
     if order is None:
         return frame
     if order not in frame["order"]:
-        last = frame["order"].max()
+        last = frame["order"].to_numpy().max()
         raise _UsageError(f"--order {order}: is not in run {run}; its orders are 0 to {last}")
     return frame.filter(pl.col("order") == order)
 

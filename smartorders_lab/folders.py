@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -153,7 +154,7 @@ class Folder:
         self._write(f"part-{number:06d}.npz", pack(tally))
 
     def _write(self, name: str, data: Any) -> None:
-        draft = self.path / f"{name}.{os.getpid()}.tmp"
+        draft = self.path / f"{name}.{uuid4().hex[:12]}.tmp"  # the same part may be written by two machines
         try:
             with draft.open("wb") as file:
                 file.write(data)

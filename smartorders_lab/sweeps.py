@@ -10,7 +10,8 @@ whenever it is evaluated, so parts run on threads, on other machines, and after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -112,6 +113,17 @@ class Job:
 def evaluate_part(part: Part, job: Job, workers: int | None = 1) -> Result:
     """Evaluate one part; a part that is kept in a folder is written there whole before this returns."""
     market = job.markets[part.market]
+
+    def evaluated(orders: Sequence[SmartOrder], created: np.ndarray, cursors: np.ndarray) -> np.recarray:
+        evaluator = Evaluator(orders, market.ticks, created, cursors, job.fills, job.use_index, job.poll_ns)
+        return next(evaluator.blocks(len(orders) * len(created), workers)).rows
+
+    return collect(part, job, lambda begin, end: outcome_rows(part, job, slice(begin, end), evaluated))
+
+
+def collect(part: Part, job: Job, rows_of: Callable[[int, int], np.recarray]) -> Result:
+    """What a part comes to: `rows_of(begin, end)` has its outcomes at some entries, combination by combination. Writes what is kept."""
+    market = job.markets[part.market]
     entries, count = len(market.entries), part.last - part.first
     tallier = Tallier(count, market.entries.created, job.edges, job.levels)
     step = entries if count > 1 else min(entries, PART_ORDERS)
@@ -119,7 +131,7 @@ def evaluate_part(part: Part, job: Job, workers: int | None = 1) -> Result:
     frames: list[pl.DataFrame] = []
     for begin in range(0, entries, step):
         end = min(begin + step, entries)
-        rows = _outcomes(part, job, begin, end, workers)
+        rows = rows_of(begin, end)
         together = max(1, _CACHED // (end - begin))
         for a in range(0, count, together):
             b = min(a + together, count)
@@ -138,31 +150,23 @@ def evaluate_part(part: Part, job: Job, workers: int | None = 1) -> Result:
     return result._replace(frame=pl.concat(frames) if frames else None)
 
 
-def _outcomes(part: Part, job: Job, begin: int, end: int, workers: int | None) -> np.recarray:
-    """Rows of OUTCOME of a part's combinations at entries `begin`..`end`, combination by combination."""
-    market, count = job.markets[part.market], part.last - part.first
-    created, cursors = market.entries.created[begin:end], market.entries.cursors[begin:end]
+Evaluated = Callable[[Sequence[SmartOrder], np.ndarray, np.ndarray], np.recarray]
+"""Rows of OUTCOME of orders created at some times (ns), from some ticks on."""
 
-    def evaluated(orders: Sequence[SmartOrder], chosen: Any) -> np.recarray:
-        evaluator = Evaluator(
-            orders[part.first : part.last],
-            market.ticks,
-            created[chosen],
-            cursors[chosen],
-            job.fills,
-            job.use_index,
-            job.poll_ns,
-        )
-        return next(evaluator.blocks(count * len(created[chosen]), workers)).rows
 
-    sides = market.entries.sides
-    if sides is None:
-        return evaluated(market.orders, slice(None))
-    rows = table(OUTCOME, count * (end - begin))
+def outcome_rows(part: Part, job: Job, which: Any, evaluated: Evaluated) -> np.recarray:
+    """Rows of OUTCOME of a part's combinations at the entries `which` (a slice, or numbers), combination by combination."""
+    market, own = job.markets[part.market], slice(part.first, part.last)
+    created, cursors = market.entries.created[which], market.entries.cursors[which]
+    if market.entries.sides is None:
+        return evaluated(market.orders[own], created, cursors)
+    count, sides = part.last - part.first, market.entries.sides[which]
+    rows = table(OUTCOME, count * len(created))
     for sign, orders in ((1, market.orders), (-1, market.mirrors)):
-        chosen = np.flatnonzero(sides[begin:end] == sign)
+        chosen = np.flatnonzero(sides == sign)
         if len(chosen):
-            rows.reshape(count, -1)[:, chosen] = evaluated(orders, chosen).reshape(count, -1)
+            found = evaluated(orders[own], created[chosen], cursors[chosen])
+            rows.reshape(count, -1)[:, chosen] = found.reshape(count, -1)
     return rows
 
 
@@ -221,7 +225,8 @@ def sweep(
     grid : lists of values by field (`"stop_loss"`, `"trailing_stop.callback_rate"`, `"take_profits"` …), every combination of which
         is tried, or a list of combinations (dicts).
     fills : as in replay(); `poll_interval`, `progress`, `workers` and `use_index` too.
-    client : a Dask client, whose workers evaluate the parts.
+    client : a Client of dask.distributed, whose workers evaluate the parts: see cluster.py. Ticks that were read from files are read
+        again where the worker is, under the same path; a folder as `store` must be one that all machines share.
     store : a folder for Parquet files, or a `Store` or the path of a DuckDB file. A sweep that was interrupted goes on there with
         the parts that are missing; it refuses if anything else changed, unless `restart`.
     by : what is kept: None: every order; `"combination"` or names of the grid: aggregates only. `Sweep.table` is a table by it.
@@ -314,18 +319,19 @@ def _run(
     if finished:
         bar.at(finished)
     try:
-        for result in _evaluated(todo, job, workers, client):
-            if sink is not None:
-                sink.put(result)
-            results[result.part.number] = result._replace(frame=None)
-            finished += sizes[result.part.number]
-            bar.at(finished)
+        with closing(_evaluated(todo, job, workers, client)) as evaluated:
+            for result in evaluated:
+                if sink is not None:
+                    sink.put(result)
+                results[result.part.number] = result._replace(frame=None)
+                finished += sizes[result.part.number]
+                bar.at(finished)
     finally:
         bar.close()
     return results
 
 
-def _evaluated(parts: list[Part], job: Job, workers: int | None, client: Any) -> Iterator[Result]:
+def _evaluated(parts: list[Part], job: Job, workers: int | None, client: Any) -> Generator[Result, None, None]:
     if client is not None:
         yield from import_module(".cluster", __package__).evaluate_parts(client, parts, job)
         return
@@ -395,12 +401,8 @@ def _markets(
         shown = made.orders[0].symbol
         # a part has some of the combinations, and all parts one quantity increment
         pinned = replace(ticks, instrument=instrument.model_copy(update={"derived": False}))
-        pinned._views, pinned._indexes, pinned._range, pinned._hash = (
-            ticks._views,
-            ticks._indexes,
-            (low, high),
-            ticks.data_hash,
-        )
+        pinned._views, pinned._indexes, pinned._origin = ticks._views, ticks._indexes, ticks._origin
+        pinned._range, pinned._hash = (low, high), ticks.data_hash
         markets.append(Market(shown, pinned, instrument, made.orders, mirrors, where, combination, number))
         kept = shared if not made.skipped else labels(made.rows, names)
         if len(several) > 1:

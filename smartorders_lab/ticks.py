@@ -95,6 +95,24 @@ class Bars:
         return _frozen(np.tile(np.array([BAR, *[BAR | CONTINUOUS] * 3], np.uint8), len(self)))
 
 
+class Origin(NamedTuple):
+    """How ticks were read from files: `Ticks.read(source, **how)` reads them again, here or on another machine with the same files."""
+
+    source: str | list[str]
+    how: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: Any, **how: Any) -> Origin | None:
+        """The origin of what is read from paths or globs, from then on absolute ones; None of any other source."""
+        several = source if isinstance(source, list | tuple) else [source]
+        if not all(
+            isinstance(one, PathLike) or (isinstance(one, str) and not history._is_query(one)) for one in several
+        ):
+            return None
+        paths = [str(Path(one).absolute()) for one in several]
+        return cls(paths if isinstance(source, list | tuple) else paths[0], how)
+
+
 @dataclass(eq=False, repr=False)
 class Ticks:
     """One symbol's ticks. Made by `read`, `from_arrays` or `from_bars`; arrays are read-only and must stay as they are.
@@ -123,6 +141,7 @@ class Ticks:
     _range: tuple[int, int] | tuple[()] = field(default=(), init=False)
     _indexes: dict[tuple[str, int], Index] = field(default_factory=dict, init=False)
     _room: _Room | None = field(default=None, init=False)
+    _origin: Origin | None = field(default=None, init=False)
 
     # ------------------------------------------------------------------------------------------------ constructors
 
@@ -160,6 +179,17 @@ class Ticks:
             ticks = cls._of_ticks(table, instrument, symbol, sort)
         if index:
             ticks._keep_indexes(source)
+        ticks._origin = Origin.of(
+            source,
+            instrument=instrument,
+            symbol=symbol,
+            sort=sort,
+            columns=columns,
+            unit=unit,
+            tz=tz,
+            path=path,
+            bar=bar,
+        )
         return ticks
 
     @classmethod

@@ -20,6 +20,7 @@ HEAVY = {
     "ccxt": {"feeds/fetch"},
     "plotly": {"charts", "heatmaps"},
     "typer": {"cli"},
+    "distributed": {"cluster"},
 }
 
 
