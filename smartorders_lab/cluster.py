@@ -27,8 +27,8 @@ import numpy as np
 from . import __version__
 from .errors import DataError, StoreError, short
 from .machine import Machine, chunk
-from .outcomes import _SHARED, Evaluator
-from .rows import OUTCOME, LegStatus, Status, table
+from .outcomes import Evaluator, read_outcomes
+from .rows import OUTCOME, Status, table
 from .spec import SmartOrder
 from .sweeps import Job, Part, Result, collect, outcome_rows
 from .tapes import Tape
@@ -190,19 +190,10 @@ def _carried(
                     chunks[key] = chunk(window.view(*key), evaluator.instrument, job.fills, index, tape.begin(j))
                 machine.advance(chunks[key], 0, len(which), keep=False)
         for c, which, book, _ in books:
-            grid[c, which] = _outcomes(book)
+            found = table(OUTCOME, len(which))
+            read_outcomes(book, found)
+            grid[c, which] = found
     return rows
-
-
-def _outcomes(book: Any) -> np.recarray:
-    """Rows of OUTCOME of a table of copies of one order."""
-    found = table(OUTCOME, len(book.orders))
-    for name in _SHARED:
-        found[name] = book.orders[name]
-    one = book.orders[0]
-    hit = book.legs.reshape(len(found), -1)[:, one.rungs : one.rungs + one.levels]["status"] == LegStatus.FILLED
-    found["hits"] = (hit << np.arange(hit.shape[1])).sum(axis=1)
-    return found
 
 
 def _finish(work: Work, number: int, pieces: list[tuple[np.ndarray, np.ndarray]]) -> Result:

@@ -174,12 +174,7 @@ class Evaluator:
         count = end - begin
         book = self._copies(combination, begin, end)
         Machine(book, self.model).advance(self._chunks[combination], 0, count, keep=False)
-        out = rows[at : at + count]
-        for name in _SHARED:
-            out[name] = book.orders[name]
-        levels = book.legs.reshape(count, -1)[:, book.orders[0].rungs :][:, : book.orders[0].levels]
-        hit = levels["status"] == LegStatus.FILLED
-        out["hits"] = (hit << np.arange(hit.shape[1])).sum(axis=1)
+        read_outcomes(book, rows[at : at + count])
 
     def _copies(self, combination: int, begin: int, end: int) -> Table:
         """The rows of one combination, once for each entry."""
@@ -200,6 +195,16 @@ class Evaluator:
 def _fields(dtype: np.dtype) -> Any:
     """A named tuple: reading fields of records is slow."""
     return namedtuple("row", list(dtype.names or ()))
+
+
+def read_outcomes(book: Table, out: Any) -> None:
+    """Fill rows of OUTCOME from a table of copies of one order."""
+    for name in _SHARED:
+        out[name] = book.orders[name]
+    one = book.orders[0]
+    levels = book.legs.reshape(len(out), -1)[:, one.rungs : one.rungs + one.levels]
+    hit = levels["status"] == LegStatus.FILLED
+    out["hits"] = (hit << np.arange(hit.shape[1])).sum(axis=1)
 
 
 class _Grid:
