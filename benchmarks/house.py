@@ -98,6 +98,8 @@ def importing(scale: Scale) -> Iterator[Row]:
 
 
 def _python(code: str, cache: str | None = None) -> list[float]:
-    environment = dict(os.environ) if cache is None else {**os.environ, "SMARTORDERS_CACHE": cache}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    if cache is not None:
+        environment["SMARTORDERS_CACHE"] = cache
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return [float(value) for value in done.stdout.split()]

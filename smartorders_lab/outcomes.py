@@ -15,7 +15,7 @@ import numpy as np
 
 from .fills import FillModel
 from .lower import Table, lower_fills, suit
-from .machine import Machine, chunk, in_order
+from .machine import Machine, chunk, cores, in_order
 from .rows import FOUND, LEG, NOW, ORDER, OUTCOME, STEP, EntryKind, LegStatus, SizeKind, Target, table
 from .spec import SmartOrder
 from .ticks import Ticks
@@ -85,8 +85,11 @@ class Evaluator:
             self._shared = {(first, last): self._grids(first, last)}
         grids, others = self._shared[first, last]
         jobs: list[Callable[[], None]] = []
+        share = -(
+            -(end - begin) // (4 * (workers or cores()))
+        )  # parts small enough that no thread waits long for another
         for grid in grids:
-            size = max(64, _BLOCK * 8 // len(grid.cells))
+            size = max(64, min(share, _BLOCK * 8 // len(grid.cells)))
             jobs += [
                 partial(self._grid, grid, rows, begin, end, a, min(a + size, end)) for a in range(begin, end, size)
             ]
