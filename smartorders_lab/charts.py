@@ -267,7 +267,7 @@ def plot_excursions(run: Run, *, theme: str = "auto") -> go.Figure:
                 figure.add_trace(dots, row=1, col=column)
     for column, excursion in ((1, "mae"), (2, "mfe")):
         both = [chosen[excursion].to_numpy(), chosen["return_"].to_numpy()] if chosen.height else [np.zeros(1)]
-        ends = [100 * max(each.min() for each in both), 100 * min(each.max() for each in both)]
+        ends = [100 * max(np.min(each) for each in both), 100 * min(np.max(each) for each in both)]
         line = {"color": INKS[theme], "width": 1, "dash": "dash"}
         more = {"mode": "lines", "line": line, "showlegend": False, "hoverinfo": "skip", "opacity": 0.7}
         figure.add_trace(go.Scatter(x=ends, y=ends, name=f"return = {excursion}", **more), row=1, col=column)

@@ -182,7 +182,7 @@ def _at_numbers(values: np.ndarray, ts: np.ndarray) -> Entries:
     cursors = np.where(number, values, np.searchsorted(ts, values)).astype(np.int64)
     outside = ~number & ((values < int(ts[0]) - _YEAR_NS) | (cursors >= len(ts)))
     if outside.any():
-        i = int(outside.argmax())
+        i = int(np.argmax(outside))
         raise DataError(
             f"entries[{i}] = {values[i]}: lies outside the ticks; use a tick number below {len(ts)} "
             f"or a time (ns) up to {instant_text(int(ts[-1]))}"

@@ -147,8 +147,8 @@ def wilson(successes: int, count: int, level: float = 0.95) -> Interval | None:
 def profit_factor(pnl: Any) -> float | None:
     """Σ profits / |Σ losses|. None where nothing was lost; 0 where nothing was won."""
     x = _finite("pnl", pnl)
-    lost = -x[x < 0].sum()
-    return float(x[x > 0].sum() / lost) if lost else None
+    lost = -float(x[x < 0].sum())
+    return float(x[x > 0].sum()) / lost if lost else None
 
 
 def payoff_ratio(pnl: Any) -> float | None:
@@ -393,7 +393,7 @@ def max_drawdown(ts: Any, equity: Any, start: float = 0.0) -> Drawdown | None:
     when = _instants(ts, fall)
     if not len(fall):
         return None
-    bottom = int(fall.argmax())
+    bottom = int(np.argmax(fall))
     if fall[bottom] == 0:
         return Drawdown(0.0, None, None, None, 0)
     peaks = np.flatnonzero(fall[:bottom] == 0)
@@ -413,7 +413,7 @@ def ulcer_index(equity: Any, capital: float) -> float | None:
     if not capital > 0:
         raise DataError(f"capital = {short(capital)}: must be above 0; give the money that the run started with")
     x = capital + _finite("equity", equity)
-    if not len(x) or x.min() <= 0:
+    if not len(x) or np.min(x) <= 0:
         return None
     peak = np.maximum(np.maximum.accumulate(x), capital)
     return float(100 * sqrt(np.square((peak - x) / peak).mean()))
