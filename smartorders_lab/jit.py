@@ -8,6 +8,7 @@ yesterday's answer. So the cache folder is named by a digest of all kernel sourc
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -33,7 +34,9 @@ KERNELS = (
 )
 
 
-def _cache_folder() -> Path:
+@functools.cache
+def engine_digest() -> str:
+    """What the rules were compiled from: 16 hex digits of all kernel sources and of the compiler's versions, as they were loaded."""
     import llvmlite
 
     digest = hashlib.blake2b(digest_size=8)
@@ -43,12 +46,16 @@ def _cache_folder() -> Path:
     digest.update(
         f"{numba.__version__} {llvmlite.__version__} {platform.python_version()} {platform.machine()}".encode()
     )
+    return digest.hexdigest()
+
+
+def _cache_folder() -> Path:
     base = os.environ.get("SMARTORDERS_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "smartorders_lab" / digest.hexdigest()
+    folder = Path(base) / "smartorders_lab" / engine_digest()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:
-        folder = Path(tempfile.gettempdir()) / f"smartorders_lab_{os.getuid()}" / digest.hexdigest()
+        folder = Path(tempfile.gettempdir()) / f"smartorders_lab_{os.getuid()}" / engine_digest()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 

@@ -100,15 +100,13 @@ class Watch:
     """Living orders on a tape that grows tick by tick; a tick costs a look at the few orders that it concerns.
 
     `push` takes prices in increments and returns what happened. All orders of `machine` watch the same price from the first
-    tick on that is pushed after their creation. `buys`, `sells`: the tape has quotes, and trades happen at their other prices.
+    tick on that is pushed after their creation. `quotes`: each tick brings the prices at which a market order buys and sells.
     """
 
-    KEPT = 1 << 20
-    """Ticks of the tape after which every order is brought up to date and the tape begins anew."""
-
-    def __init__(self, machine: Machine, quotes: bool = False):
-        self.machine, self._quotes = machine, quotes
-        self._columns = [np.zeros(self.KEPT, np.int64) for _ in range(4 if quotes else 2)]
+    def __init__(self, machine: Machine, quotes: bool = False, kept: int = 1 << 20):
+        """`kept`: ticks of the tape after which every order is brought up to date and the tape begins anew."""
+        self.machine, self._quotes, self._kept = machine, quotes, kept
+        self._columns = [np.zeros(kept, np.int64) for _ in range(4 if quotes else 2)]
         orders = len(machine.book.orders)
         self._watched, self._nods = np.zeros((orders, 7), np.int64), np.zeros((-(-orders // NOD) + 1, 7), np.int64)
         self._woken = np.zeros(orders, np.int64)
@@ -127,7 +125,7 @@ class Watch:
             self._columns[2][n], self._columns[3][n] = buy, sell
         self._ticks = n + 1
         count = wake(price, ts, self._watched, self._nods, self._woken)
-        if self._ticks == self.KEPT:
+        if self._ticks == self._kept:
             return self.catch_up()
         return self._advance(self._woken, count) if count else []
 

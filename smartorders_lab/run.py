@@ -121,26 +121,46 @@ def _fills_frame(events: np.ndarray, table: pl.DataFrame, instrument: Instrument
     )
 
 
+def money(rows: np.recarray, instrument: Instrument, fills: FillModel) -> dict[str, np.ndarray]:
+    """`pnl`, `fees`, `return`, `mae` and `mfe` of rows of ORDER or OUTCOME; NaN is "none". See docs/rules.md, What is reported."""
+    unit = float(instrument.price_increment) * float(instrument.quantity_increment)
+    r = {
+        name: np.ascontiguousarray(rows[name])
+        for name in ("side", "bought", "exited", "cost", "proceeds", "worst", "best")
+    }
+    maker, taker = float(fills.fee_maker), float(fills.fee_taker)
+    entered = r["bought"] > 0
+    fees = np.zeros(len(rows))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if maker or taker:
+            makers = rows.cost_maker + rows.proceeds_maker
+            takers = rows.cost_taker + r["proceeds"] - rows.proceeds_maker
+            fees = (makers * maker + takers * taker) * unit
+        gross = r["side"] * (r["proceeds"] - r["cost"] * (r["exited"] / r["bought"])) * unit
+        pnl = np.where(entered, gross, 0.0) - fees + 0.0  # + 0.0: no negative zero
+        average = r["cost"] / r["bought"]
+        signed = r["side"] * average
+        seen = entered & (r["worst"] <= r["best"])
+        return {
+            "pnl": pnl,
+            "fees": fees,
+            "return": np.where(entered, pnl / (r["cost"] * unit), np.nan),
+            "mae": np.where(seen, np.minimum((r["worst"] - signed) / average, 0.0), np.nan),
+            "mfe": np.where(seen, np.maximum((r["best"] - signed) / average, 0.0), np.nan),
+        }
+
+
 def order_columns(rows: np.recarray, instrument: Instrument, fills: FillModel) -> dict[str, pl.Series | np.ndarray]:
     """What became of orders, one column each, from rows of ORDER or OUTCOME; see docs/rules.md, What is reported."""
-    unit = float(instrument.price_increment) * float(instrument.quantity_increment)
-    bought, exited, side = rows.bought, rows.exited, rows.side
+    bought, exited = rows.bought, rows.exited
     any_, out, final = bought > 0, exited > 0, rows.status >= Status.CLOSED
+    earned = money(rows, instrument, fills)
+    seen = any_ & (rows.worst <= rows.best)
     with np.errstate(divide="ignore", invalid="ignore"):
-        average = rows.cost / bought
-        entry = instrument.prices(average)
-        gross = side * (rows.proceeds - rows.cost * (exited / bought)) * unit
-        makers = rows.cost_maker + rows.proceeds_maker
-        takers = rows.cost_taker + rows.proceeds - rows.proceeds_maker
-        fees = (makers * float(fills.fee_maker) + takers * float(fills.fee_taker)) * unit
-        pnl = np.where(any_, gross, 0.0) - fees + 0.0  # + 0.0: no negative zero
-        kept = rows.bought - rows.bought_maker * float(fills.fee_maker) - rows.bought_taker * float(fills.fee_taker)
-        in_coins = (fills.fee_currency == "base") & (side > 0)
-        dust = np.where(in_coins, np.maximum(kept - rows.entered, 0.0), 0.0) * float(instrument.quantity_increment)
-        seen = any_ & (rows.worst <= rows.best)
-        worst, best = (rows.worst - side * average) / average, (rows.best - side * average) / average
-        back = pnl / (rows.cost * unit)
-        exit_price = instrument.prices(rows.proceeds / exited)
+        entry, exit_price = instrument.prices(rows.cost / bought), instrument.prices(rows.proceeds / exited)
+    kept = bought - rows.bought_maker * float(fills.fee_maker) - rows.bought_taker * float(fills.fee_taker)
+    in_coins = (fills.fee_currency == "base") & (rows.side > 0)
+    dust = np.where(in_coins, np.maximum(kept - rows.entered, 0.0), 0.0) * float(instrument.quantity_increment)
     gone = final & out
     return {
         "status": _text(rows.status, Status),
@@ -157,11 +177,11 @@ def order_columns(rows: np.recarray, instrument: Instrument, fills: FillModel) -
         "bought": instrument.quantities(bought),
         "held": instrument.quantities(rows.entered - exited),
         "dust": dust,
-        "realized_pnl": pnl,
-        "return_": _known(back, any_),
-        "fees": fees,
-        "mae": _known(np.minimum(worst, 0.0), seen),
-        "mfe": _known(np.maximum(best, 0.0), seen),
+        "realized_pnl": earned["pnl"],
+        "return_": _known(earned["return"], any_),
+        "fees": earned["fees"],
+        "mae": _known(earned["mae"], seen),
+        "mfe": _known(earned["mfe"], seen),
         "ambiguous_bars": rows.bars,
     }
 

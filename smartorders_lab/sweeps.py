@@ -35,9 +35,9 @@ from .machine import cores, in_order
 from .outcomes import Evaluator
 from .replays import Progress
 from .rows import OUTCOME, table
-from .run import order_columns
+from .run import money, order_columns
 from .spec import SmartOrder
-from .tallies import Tallier, Tally, block_edges, joined, money
+from .tallies import Tallier, Tally, block_edges, joined
 from .ticks import Ticks
 from .times import duration_ns, duration_text
 
@@ -461,12 +461,12 @@ def _sink(store: Any, meta: dict[str, Any], orders: list[SmartOrder], restart: b
     """Where the parts go, opened and compared with what is there; None: nowhere."""
     if store is None:
         return None
-    from .jit import _cache_folder
+    from .jit import engine_digest
 
     digest = blake2b(digest_size=8)
     for order in orders:
         digest.update(order.to_json().encode())
-    meta |= {"specs_hash": digest.hexdigest(), "engine": _cache_folder().name}
+    meta |= {"specs_hash": digest.hexdigest(), "engine": engine_digest()}
     if isinstance(store, (str, PathLike)) and not is_database(store):
         return Folder(store).begin(meta, restart)
     from .store import Store, StoredSweep

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .fills import FillModel
-from .instrument import Instrument
 from .metrics import MIN_BLOCKS
 from .rows import Status
 
@@ -43,35 +41,6 @@ def block_edges(created: Sequence[np.ndarray], combinations: int) -> np.ndarray:
     blocks = max(min(_BLOCKS, room), _LEAST_BLOCKS)
     every = np.sort(np.concatenate(created))
     return np.unique(every[np.arange(1, blocks) * len(every) // blocks])
-
-
-def money(rows: np.recarray, instrument: Instrument, fills: FillModel) -> dict[str, np.ndarray]:
-    """`pnl`, `fees`, `return`, `mae` and `mfe` as run.order_columns() has them, without the other columns; NaN is "none"."""
-    unit = float(instrument.price_increment) * float(instrument.quantity_increment)
-    r = {
-        name: np.ascontiguousarray(rows[name])
-        for name in ("side", "bought", "exited", "cost", "proceeds", "worst", "best")
-    }
-    maker, taker = float(fills.fee_maker), float(fills.fee_taker)
-    entered = r["bought"] > 0
-    fees = np.zeros(len(rows))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if maker or taker:
-            makers = rows.cost_maker + rows.proceeds_maker
-            takers = rows.cost_taker + r["proceeds"] - rows.proceeds_maker
-            fees = (makers * maker + takers * taker) * unit
-        gross = r["side"] * (r["proceeds"] - r["cost"] * (r["exited"] / r["bought"])) * unit
-        pnl = np.where(entered, gross, 0.0) - fees + 0.0
-        average = r["cost"] / r["bought"]
-        signed = r["side"] * average
-        seen = entered & (r["worst"] <= r["best"])
-        return {
-            "pnl": pnl,
-            "fees": fees,
-            "return": np.where(entered, pnl / (r["cost"] * unit), np.nan),
-            "mae": np.where(seen, np.minimum((r["worst"] - signed) / average, 0.0), np.nan),
-            "mfe": np.where(seen, np.maximum((r["best"] - signed) / average, 0.0), np.nan),
-        }
 
 
 class Tallier:

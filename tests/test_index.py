@@ -6,7 +6,9 @@ That a replay is the same to the byte with it and without is in test_kernel.py a
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -54,7 +56,7 @@ def test_a_search_is_a_scan(seed: int, length: int, kind: str, data: st.DataObje
     low = data.draw(st.sampled_from([NONE, near - 1, near - 20, near - 300, near]))
     rate = data.draw(st.sampled_from([0, 1, SCALE // 10_000, SCALE // 1000, SCALE // 100, SCALE // 20]))
     fall, rise = data.draw(st.sampled_from([(rate, 0), (0, rate)]))
-    found = so_passage(price, *index.arrays(), first, end, high, low, fall, rise)
+    found = passages.find(price, *index.arrays(), first, end, high, low, fall, rise)
     assert found == slow(price, first, end, high, low, fall, rise)
 
 
@@ -69,10 +71,6 @@ def slow(price: np.ndarray, t: int, end: int, high: int, low: int, fall: int, ri
             break
         top, bottom, t = max(top, p), min(bottom, p), t + 1
     return t, top, bottom
-
-
-def so_passage(*args: object) -> tuple[int, int, int]:
-    return tuple(int(x) for x in passages.find(*args))  # type: ignore[return-value]
 
 
 @random_cases
@@ -177,10 +175,10 @@ def test_appended_bars_are_the_whole() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_not_appended(more: object, text: str) -> None:
+def test_what_does_not_fit_is_not_appended(more: Callable[[], Any], text: str) -> None:
     ticks = ticks_of(tape(1, 100, "walk"))
     with pytest.raises(so.DataError, match=text):
-        ticks.append(more())  # type: ignore[operator]
+        ticks.append(more())
     assert len(ticks) == 100
 
 

@@ -235,8 +235,7 @@ def test_ticks_one_by_one_are_the_tape(cases: list[strategies.Case], repeat: lis
     for machine in machines:
         machine.book.orders.created = ticks.ts[0]
     whole = machines[0].advance(chunk(view, instrument, first.fills, None), 0, len(orders))
-    watch = Watch(machines[1])
-    watch.KEPT = 70  # type: ignore[misc]
+    watch = Watch(machines[1], kept=70)
     pieces = [e for ts, price in zip(view.ts, view.price, strict=True) for e in watch.push(int(ts), int(price))]
     pieces += watch.catch_up()
     told = np.concatenate([*pieces, np.zeros(0, EVENT)])

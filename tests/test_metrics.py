@@ -198,7 +198,7 @@ def test_what_is_not_finite_is_refused_and_named(name: str) -> None:
         (lambda: metrics.wilson(3, 2), "successes = 3: must lie between 0 and count = 2"),
         (lambda: metrics.wilson(1, 2, 95), "level = 95: must lie between 0 and 1; write 0.95"),
         (lambda: metrics.bootstrap_mean([1.0, 2.0], n=0), "n = 0: must be a whole number of at least 1"),
-        (lambda: metrics.bootstrap_mean([1.0, 2.0], block=1.5), "block = 1.5: must be a whole number"),  # type: ignore[arg-type]
+        (lambda: metrics.bootstrap_mean([1.0, 2.0], block=1.5), "block = 1.5: must be a whole number"),
         (lambda: metrics.expected_max_sharpe(0, 1.0), "trials = 0, variance = 1.0: need at least 1 trial"),
         (lambda: metrics.ulcer_index([1.0], 0.0), "capital = 0.0: must be above 0"),
         (lambda: metrics.max_drawdown([1], [1.0, 2.0]), "ts: has 1 values for 2 others"),
@@ -309,9 +309,9 @@ def test_psr_falls_with_the_benchmark_and_rises_with_the_sample(
         for n, b in [(count, 0), (count, more), (2 * count, 0)]
     ]
     assert all(p is not None and 0 <= p <= 1 for p in at)
-    assert at[1] <= at[0] <= at[2]  # type: ignore[operator]
+    assert at[1] <= at[0] <= at[2]
     few, many = (metrics.deflated_sharpe(ratio, count, n, 0.01, skewness, kurtosis) for n in (2, 200))
-    assert many <= few <= at[0]  # type: ignore[operator]
+    assert many <= few <= at[0]
 
 
 def test_moments_are_those_of_pandas() -> None:

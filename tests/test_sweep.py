@@ -18,7 +18,7 @@ from smartorders_lab.combinations import label, mirrored
 from smartorders_lab.entries import find_entries
 from smartorders_lab.fills import FillModel
 from smartorders_lab.folders import Folder
-from smartorders_lab.run import order_columns
+from smartorders_lab.run import money, order_columns
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_trades.parquet"
 T0 = 1_700_000_000 * 10**9
@@ -388,7 +388,7 @@ def test_money_is_that_of_the_orders_frame(market_data):
         entries = find_entries("every 5s", ticks)
         evaluator = sweeps.Evaluator(made, ticks, entries.created, entries.cursors, fills)
         rows = next(evaluator.blocks(10_000)).rows
-        mine = tallies.money(rows, evaluator.instrument, fills)
+        mine = money(rows, evaluator.instrument, fills)
         frame = pl.DataFrame(order_columns(rows, evaluator.instrument, fills))
         for name, column in {
             "pnl": "realized_pnl",

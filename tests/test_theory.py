@@ -92,7 +92,7 @@ def rate(distance: int) -> str:
 
 def z_share(hits: pl.Series, p: float) -> float:
     """Standard errors, as they are if p is right, between a relative frequency and p."""
-    return float((hits.mean() - p) / np.sqrt(p * (1 - p) / len(hits)))  # type: ignore[operator]
+    return float((hits.mean() - p) / np.sqrt(p * (1 - p) / len(hits)))
 
 
 def z_mean(values: Any, expected: float = 0.0) -> float:
@@ -155,7 +155,7 @@ def test_formulas_go_over_into_those_without_drift() -> None:
     for still, slow in [(Brownian(0, 2, 0.1), Brownian(1e-6, 2, 0.1)), (Walk(), Walk(0.5 + 1e-7))]:
         for name, args in [("target_first", (3, 2)), ("time", (3, 2)), ("top", (3,)), ("trailing_time", (3,))]:
             assert getattr(slow, name)(*args) == pytest.approx(getattr(still, name)(*args), rel=1e-4), name
-        assert slow.trailing_value(3) == pytest.approx(0, abs=1e-4)  # type: ignore[attr-defined]
+        assert slow.trailing_value(3) == pytest.approx(0, abs=1e-4)
     assert log_distance(0.02) == pytest.approx(log_distance(1 / 1.02 - 1))
 
 
@@ -276,7 +276,7 @@ def shapes(side: str) -> dict[str, so.SmartOrder]:
         return prices if len(prices) > 1 else prices[0]
 
     def levels(*pairs: tuple[int, float], kind: str = "market") -> list[so.TakeProfit]:
-        return [so.TakeProfit(target=at(tick), size=size, kind=kind) for tick, size in pairs]  # type: ignore[arg-type]
+        return [so.TakeProfit(target=at(tick), size=size, kind=kind) for tick, size in pairs]
 
     ladder, stop = levels((4, 40), (8, 35), (13, 25)), at(-6)
     plain: dict[str, Any] = {"take_profits": ladder, "stop_loss": stop}
@@ -379,7 +379,7 @@ def test_no_order_beats_the_market(venue: str, p: float, side: str) -> None:
     if venue == "plain":  # a limit that rests is filled by the tick that goes through it: sold one tick too cheap
         assert np.allclose(frame["paid"], frame["rested"], rtol=0, atol=1e-6)
         adverse = frame.filter(tag="ladder, limits")
-        assert adverse["rested"].mean() > 0.1  # type: ignore[operator]
+        assert adverse["rested"].mean() > 0.1
     elif venue == "slippage":
         assert np.median(scores(frame, fair - pl.col("paid"))) < -Z
     elif venue != "in parts":
@@ -408,7 +408,7 @@ def test_no_action_beats_it_either(p: float, side: str) -> None:
         ]
     frame = results(tape, [made] * PATHS, actions=actions)
     assert {"cancelled", "close_at_market", "stop_loss", "trailing_stop"} <= set(frame["exit_reason"])
-    assert 0.05 < (frame["held"] > 0).mean() < 0.95  # type: ignore[operator]
+    assert 0.05 < (frame["held"] > 0).mean() < 0.95
     drift = (2 * p - 1) * sign * pl.col("exposure")
     assert abs(scores(frame, pl.col("gross") - drift)).max() < Z
     left_out = pl.when(pl.col("held") == 0).then(pl.col("gross") - drift).otherwise(0.0)
