@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from .rows import EntryKind, Even, Field, Kind, LegStatus, Liquidity, Reason, Role, SizeKind, Status, Target
+from .rows import (
+    Answer,
+    Ask,
+    EntryKind,
+    Even,
+    Field,
+    Kind,
+    LegStatus,
+    Liquidity,
+    News,
+    Reason,
+    Role,
+    SizeKind,
+    Status,
+    Target,
+)
 
 # fmt: off
 CREATED, HELD, ARMED, TRIGGERED, FILLED, REJECTED, CANCELLED, BREAK_EVEN = (int(k) for k in list(Kind)[:8])
-TIMER_STARTED, TIMER_CLEARED, ACTION, ACTION_REFUSED, ENDED = (int(k) for k in list(Kind)[8:])
+TIMER_STARTED, TIMER_CLEARED, ACTION, ACTION_REFUSED, ENDED, ALERT = (int(k) for k in list(Kind)[8:])
 
 LEG_PENDING, LEG_TRIGGERED, LEG_FILLED, LEG_CANCELLED = (int(s) for s in LegStatus)
 S_PENDING, S_ACTIVE, S_PARTIAL, S_CLOSED, S_STOPPED, S_CANCELLED = (int(s) for s in Status)
@@ -24,6 +39,10 @@ BY_COST, BY_RISK = int(SizeKind.COST), int(SizeKind.RISK)
 AT_PRICE, AT_DISTANCE = int(Target.PRICE), int(Target.DISTANCE)
 EVEN_OFF, EVEN_FEES = int(Even.OFF), int(Even.FEES)
 MAKER, TAKER = int(Liquidity.MAKER), int(Liquidity.TAKER)
+
+ASK_SUBMIT, ASK_CANCEL, ASK_MATCH = (int(a) for a in Ask)
+TOLD_NOTHING, TOLD_FILL, TOLD_CANCELLED, TOLD_REJECTED = (int(a) for a in Answer)
+NEWS_REPORT, NEWS_CANCEL = int(News.REPORT), int(News.CANCEL)
 
 F_ENTRY, F_SIZE, F_STOP, F_TRAILING, F_EVEN, F_LEVELS, F_TTP, F_HOLD, F_EXPIRY, F_RESIZE = (int(f) for f in Field)
 # fmt: on

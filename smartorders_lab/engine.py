@@ -13,7 +13,7 @@ from .kernel import match, start, step
 from .management import command
 from .passages import first_at, passage
 from .position import effective_stop, first_level, held, watch_price
-from .rows import BAR, CONTINUOUS, NEVER, NONE
+from .rows import BAR, CONTINUOUS, LATE, NEVER, NONE
 from .waits import pass_over, waits
 
 
@@ -25,7 +25,8 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
     tape, then one array each, `size` and `flags` possibly empty; `same` says whether `buy` (1) and `sell` (2) are `price`; then the
     tick index of `price`, empty if every tick is to be looked at. `commands[row.command : ends[i]]` are the actions on order i, in
     time order. Each row's `cursor` is the next tick it has to see. Events go to `out`, from `now[0].n` on; when there may not be
-    room for one more tick the call returns, and goes on where it was when called again.
+    room for one more tick the call returns, and goes on where it was when called again. With a broker it also returns when there is
+    something to ask it: then `now[0].asked` says what, and the rows of that order have to be put back to what they were.
     """
     base, ts, price, buy, sell, size, flags, same, bounds, moves, at = ticks
     moment = now[0]
@@ -51,7 +52,10 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
             moment.entry_base = row.side * (buy[t] if row.side > 0 else sell[t])
             moment.exit_base = row.side * (sell[t] if row.side > 0 else buy[t])
             moment.volume = size[t] if len(size) > 0 else -1
+            moment.late = 1 if flag & LATE else 0
             tick(rows, i, legs, commands, due, edits, edit_legs, backup, fill, moment, out, ts, t)
+            if moment.asked:
+                return k
             if flag & BAR and row.status < S_CLOSED:
                 watch_bar(row, legs, price, t, row.cursor)
             row.cursor += 1
@@ -59,6 +63,35 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
             if len(bounds) > 0 and row.status < S_CLOSED and row.cursor < base + len(ts):
                 leap(row, legs, fill, commands, ends[i], base, ts, price, flags, same, bounds, moves, at)
     return last
+
+
+@entry_point
+def between(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, out, i, ts, tick, price):
+    """What happens to order `i` between two ticks: it comes into being, is told its command, or hears the broker's report.
+
+    `tick` is the number of the tick to come, `price` the last one. It is done as at the start of that tick, so events are the same whether
+    a command waited for it or not. Events go to `out` from `now[0].n` on, which has to have room for (8 · legs + 32).
+    """
+    row, moment = rows[i], now[0]
+    moment.order = i
+    moment.tick = tick
+    moment.ts = ts
+    moment.x = row.side * price
+    moment.last = moment.x
+    moment.before = moment.x
+    moment.met = NONE
+    moment.continuous = 0
+    moment.volume = -1
+    moment.matching = 0
+    moment.instant = 0
+    moment.late = 0
+    if not row.started:
+        start(row, legs, fills[0], moment, out)
+    while row.command < ends[i] and row.status < S_CLOSED:
+        command(rows, i, legs, edits, edit_legs, backup, fills[0], moment, out, commands[row.command])
+        row.command += 1
+    if row.status < S_CLOSED and fills[0].broker:
+        match(row, legs, fills[0], moment, out)
 
 
 @kernel
@@ -106,7 +139,7 @@ def tick(rows, i, legs, commands, due, edits, edit_legs, backup, fill, moment, o
     moment.ts = ts[t]
     moment.met = moment.x
     moment.matching = 1
-    moment.instant = 1 if fill.latency == 0 else 0
+    moment.instant = 1 if fill.latency == 0 and not moment.late else 0
     match(row, legs, fill, moment, out)
     if row.status < S_CLOSED:
         looked = True

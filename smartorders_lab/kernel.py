@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from .codes import (
     ADD,
+    ALERT,
     ARMED,
+    ASK_MATCH,
+    ASK_SUBMIT,
     AT_DISTANCE,
     BY_COST,
     BY_RISK,
@@ -32,6 +35,7 @@ from .codes import (
     LEG_TRIGGERED,
     MAKER,
     MAX_HOLD,
+    NEWS_CANCEL,
     R_CANCELLED,
     R_EXPIRED,
     R_LARGE,
@@ -51,6 +55,9 @@ from .codes import (
     TAKER,
     TIMER_CLEARED,
     TIMER_STARTED,
+    TOLD_CANCELLED,
+    TOLD_FILL,
+    TOLD_REJECTED,
     TRAILING_STOP,
     TRAILING_TP,
     TRIGGERED,
@@ -59,6 +66,7 @@ from .exact import ceil_rate, floor_rate, share
 from .jit import kernel, rare
 from .position import (
     anything_sent,
+    ask,
     assign,
     book_entry,
     book_exit,
@@ -82,7 +90,7 @@ from .position import (
     move_trail,
     watch_price,
 )
-from .rows import NONE, SCALE
+from .rows import NEVER, NONE, REFUSALS, RETRY, SCALE
 from .venue import limit_fill, market_price, take_volume
 
 
@@ -145,11 +153,19 @@ def send(row, legs, fills, now, j, x, quantity):
     leg.cancel_due = NONE
     leg.met = x if now.instant else NONE
     leg.looked = -1
+    row.children += 1
+    leg.child = row.children
+    leg.submitted = 0
+    leg.recalled = 0
+    leg.news = 0
 
 
 @rare
 def match_leg(row, legs, fills, now, out, j):
     """What this tick fills of leg `j`. A limit that arrives inside a continuous tick and rests is looked at again with its end."""
+    if fills.broker:
+        hear(row, legs, fills, now, out, j)
+        return
     leg = legs[j]
     leg.looked = now.tick
     x = now.x if leg.met == NONE else leg.met
@@ -158,6 +174,68 @@ def match_leg(row, legs, fills, now, out, j):
     leg.met = NONE
     if leg.sent and leg.limit and x != now.x:
         match_at(row, legs, fills, now, out, j, now.x, False)
+
+
+@rare
+def hear(row, legs, fills, now, out, j):
+    """What the broker says of leg `j`, whose child it is given now if it has not been before."""
+    leg = legs[j]
+    k = ask(now, ASK_MATCH if leg.submitted else ASK_SUBMIT, j)
+    leg.submitted = 1
+    leg.news = 0
+    leg.met = NONE
+    leg.looked = now.tick
+    if k < 0:
+        return
+    told = now.answers[k, 0]
+    if told == TOLD_FILL:
+        row.refused = 0
+        book(row, legs, fills, now, out, j, now.x, row.side * now.answers[k, 1], now.answers[k, 2], now.answers[k, 3])
+    elif told == TOLD_CANCELLED:
+        unasked = leg.cancel_due == NONE
+        cancel_leg(row, legs, now, out, j)
+        give_back(row, legs, j)
+        if unasked and leg.role != ENTRY and leg.role != ADD and leg.role != REDUCE:
+            back_off(row, now)
+    elif told == TOLD_REJECTED:
+        refused(row, legs, now, out, j, now.answers[k, 3])
+
+
+@rare
+def back_off(row, now):
+    """An exit did not come about: wait before the next try, longer each time, and after REFUSALS of them for the user."""
+    row.refused += 1
+    row.retry = now.ts + (RETRY << (row.refused - 1)) if row.refused < REFUSALS else NEVER
+
+
+@rare
+def refused(row, legs, now, out, j, reason):
+    """The venue refuses leg `j`: an entry, add or reduce is over; an exit is tried again later, and says so."""
+    leg = legs[j]
+    leg.sent = 0
+    leg.cancel_due = NONE
+    left = leg.quantity - leg.filled
+    if leg.role == ENTRY or leg.role == ADD or leg.role == REDUCE:
+        leg.status = LEG_CANCELLED
+        emit(row, now, out, REJECTED, leg.role, leg.number, leg.price if leg.limit else NONE, left, 0, reason)
+        if leg.role == ENTRY and row.bought == 0:
+            row.reason = R_REJECTED
+    else:
+        back_off(row, now)
+        waits = leg.role == TAKE_PROFIT and not row.closing and not row.cancelling
+        leg.status = LEG_CANCELLED
+        if waits:
+            leg.status = LEG_PENDING if leg.mark == NONE else LEG_TRIGGERED
+            leg.quantity = left
+        emit(row, now, out, ALERT, leg.role, leg.number, NONE, left, 0, reason)
+    give_back(row, legs, j)
+
+
+@rare
+def give_back(row, legs, j):
+    """What leg `j` had not filled is free again."""
+    if legs[j].role != ENTRY and legs[j].role != ADD and not row.closing and not row.cancelling:
+        assign(row, legs)
 
 
 @rare
@@ -185,9 +263,9 @@ def match_at(row, legs, fills, now, out, j, x, arriving):
 
 @rare
 def sell_free(row, legs, fills, now):
-    """Sell what is free: enlarge an exit child that a new one would not arrive later than, or send one. Returns its leg, -1 if none."""
+    """Sell what is free: enlarge an exit child of this moment that nobody has seen yet, or send one. Returns its leg, -1 if none."""
     quantity = free(row, legs)
-    if quantity <= 0:
+    if quantity <= 0 or now.ts < row.retry:
         return -1
     to = exit_leg(row)
     for j in range(exit_leg(row), exit_leg(row) + row.exits):
@@ -197,7 +275,8 @@ def sell_free(row, legs, fills, now):
             legs[to] = legs[j]
             legs[j].sent = 0
         leg = legs[to]
-        if leg.limit == row.exit_limit and leg.cancel_due == NONE and max(leg.due, now.ts) == now.ts + fills.latency:
+        unseen = leg.looked == -1 and not leg.submitted and leg.cancel_due == NONE
+        if unseen and leg.limit == row.exit_limit and leg.due == now.ts + fills.latency:
             leg.quantity += quantity
             leg.met = now.met if now.instant else leg.met
             return to
@@ -226,8 +305,11 @@ def settle(row, legs, fills, now, out):
             busy = True
         for j in range(row.leg, row.end):
             leg = legs[j]
-            arrived = leg.met != NONE or (now.matching and leg.due <= now.ts)
-            if leg.sent and arrived and leg.looked != now.tick:
+            if fills.broker:
+                arrived = leg.met != NONE or leg.news
+            else:
+                arrived = (leg.met != NONE or (now.matching and leg.due <= now.ts)) and leg.looked != now.tick
+            if leg.sent and arrived:
                 match_leg(row, legs, fills, now, out, j)
                 busy = True
                 break
@@ -291,7 +373,10 @@ def start(row, legs, fills, now, out):
 def match(row, legs, fills, now, out):
     """The venue at this tick: cancels that have arrived, then child orders, in leg order."""
     for j in range(row.leg, row.end):
-        if legs[j].sent and legs[j].cancel_due != NONE and legs[j].cancel_due <= now.ts:
+        if fills.broker:
+            if legs[j].sent and legs[j].news == NEWS_CANCEL:
+                hear(row, legs, fills, now, out, j)
+        elif legs[j].sent and legs[j].cancel_due != NONE and legs[j].cancel_due <= now.ts:
             cancel_leg(row, legs, now, out, j)
             if legs[j].role == REDUCE and not row.closing:
                 assign(row, legs)
@@ -302,6 +387,12 @@ def match(row, legs, fills, now, out):
 def step(row, legs, fills, now, out):
     """Time limits, stop, water mark, levels, entry, in that order; a continuous tick once more for each part of its segment."""
     if row.cancelling:
+        return
+    if now.late:
+        if held(row) > 0:
+            watch_stop(row, legs, fills, now, out)
+        if held(row) > 0 and not row.closing:
+            watch_mark(row, now, out)
         return
     time_limits(row, legs, fills, now, out)
     again = row.status < S_CLOSED
@@ -413,7 +504,7 @@ def watch_levels(row, legs, fills, now, out):
         turn = floor_rate(leg.mark, SCALE - row.side * row.ttp_rate)
         leg.mark = max(leg.mark, now.x)
         quantity = min(leg.quantity, free(row, legs))
-        if now.x <= turn and quantity > 0:
+        if now.x <= turn and quantity > 0 and now.ts >= row.retry:
             x = met_falling(now, turn)
             emit(row, now, out, TRIGGERED, TRAILING_TP, leg.number, x, quantity, 0, R_NONE)
             leg.limit = 0
@@ -423,7 +514,7 @@ def watch_levels(row, legs, fills, now, out):
                 return
     for j in range(begin, end):
         leg = legs[j]
-        if leg.status != LEG_PENDING or now.x < leg.x:
+        if leg.status != LEG_PENDING or now.x < leg.x or now.ts < row.retry:
             continue
         quantity = level_quantity(row, legs, j)
         if quantity <= 0:

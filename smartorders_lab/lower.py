@@ -543,13 +543,15 @@ def _rungs(order: SmartOrder) -> int:
     return max(len(order.entry.rungs), 1)
 
 
-def lower_fills(fills: FillModel, instrument: Instrument, poll_ns: int, highest: int) -> np.recarray:
-    """The fill model and the instrument's limits as one row of FILLS. `highest`: the highest price of the tape, in units."""
+def lower_fills(
+    fills: FillModel, instrument: Instrument, poll_ns: int, highest: int, broker: bool = False
+) -> np.recarray:
+    """The fill model and the instrument's limits as one row of FILLS. `highest`: the highest price of the tape, in units; `broker`: see FILLS."""
     rows = table(FILLS, 1)
     row = rows[0]
     row.fee_maker, row.fee_taker = rate_units(fills.fee_maker), rate_units(fills.fee_taker)
     row.slippage, row.latency, row.poll = rate_units(fills.slippage), fills.latency, poll_ns
-    row.touch, row.base_fee = fills.touch, fills.fee_currency == "base"
+    row.touch, row.base_fee, row.broker = fills.touch, fills.fee_currency == "base", broker
     row.min_quantity = instrument.quantity_units(instrument.min_quantity, ROUND_CEILING)
     row.most = MAX_NOTIONAL_UNITS // highest
     largest = instrument.max_quantity

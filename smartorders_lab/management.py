@@ -67,7 +67,9 @@ def refuse(row, now, out, command, reason):
 
 @rare
 def take(row, now, out, command, quantity):
-    """Say yes."""
+    """Say yes; what the venue refused may be tried again."""
+    row.refused = 0
+    row.retry = 0
     emit(row, now, out, ACTION, command.role, -1, command.price, quantity, 0, R_NONE)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .codes import (
     ADD,
+    ASK_CANCEL,
     AT_DISTANCE,
     AT_PRICE,
     BREAK_EVEN,
@@ -23,6 +24,7 @@ from .codes import (
     S_ACTIVE,
     S_PENDING,
     TAKER,
+    TOLD_CANCELLED,
 )
 from .exact import ceil_rate, floor_rate, ratio, share
 from .jit import kernel, rare
@@ -278,8 +280,29 @@ def request_cancel(row, legs, fills, now, out, j):
     leg = legs[j]
     if leg.sent and leg.limit and leg.cancel_due == NONE:
         leg.cancel_due = now.ts + fills.latency
-        if fills.latency == 0:
+        if fills.latency == 0 and (not leg.submitted or recalled(legs, now, j)):
             cancel_leg(row, legs, now, out, j)
+
+
+@rare
+def recalled(legs, now, j):
+    """Whether the broker says that the child of leg `j` is cancelled. If it does not yet, its report will."""
+    legs[j].recalled = 1
+    k = ask(now, ASK_CANCEL, j)
+    return k >= 0 and now.answers[k, 0] == TOLD_CANCELLED
+
+
+@rare
+def ask(now, question, j):
+    """The row of the broker's answer to a question about leg `j`, -1 if it has to be asked first: then nothing that follows counts."""
+    if now.asked:
+        return -1
+    if now.heard < now.known:
+        now.heard += 1
+        return now.heard - 1
+    now.asked = question
+    now.ask_leg = j
+    return -1
 
 
 @rare

@@ -88,6 +88,8 @@ class Reason(IntEnum):
     TOO_MANY = 25
     NO_SIZE = 26
     TOO_SMALL = 27
+    NO_FUNDS = 28
+    REFUSED = 29
 
 
 class Kind(IntEnum):
@@ -106,6 +108,7 @@ class Kind(IntEnum):
     ACTION = 10
     ACTION_REFUSED = 11
     ENDED = 12
+    ALERT = 13
 
 
 class EntryKind(IntEnum):
@@ -215,6 +218,9 @@ ORDER = np.dtype(
         ("proceeds_maker", "i8"),
         ("filled_levels", "i8"),
         ("adds", "i8"),
+        ("children", "i8"),
+        ("refused", "i8"),
+        ("retry", "i8"),
         ("first_fill", "i8"),
         ("first_tick", "i8"),
         ("last_exit", "i8"),
@@ -273,12 +279,18 @@ LEG = np.dtype(
         ("spent", "i8"),
         ("triggered_ts", "i8"),
         ("filled_ts", "i8"),
+        ("child", "i8"),
+        ("submitted", "i8"),
+        ("recalled", "i8"),
+        ("news", "i8"),
     ]
 )
 """Anything of an order that may go to a venue. `x`: trigger, mirrored; `price`: limit of its child, mirrored;
 `weight`: its size, per cent in 1/SCALE; `quantity`: assigned or sent; `due`: arrival of the child, `cancel_due` of its cancel
 (NONE: none); `met`: the price it sees if it arrives at once; `looked`: the last tick that was matched with it;
-`mark`: water mark of a trailing take-profit that is running (NONE: it is not); `spent`: Σ price·quantity of its fills."""
+`mark`: water mark of a trailing take-profit that is running (NONE: it is not); `spent`: Σ price·quantity of its fills; `child`: number of
+the child order among those of its smart order. With a broker: `submitted`, `recalled`: it has been told of the child, of its cancel;
+`news`: it has something to say (News)."""
 
 COMMAND = np.dtype(
     [
@@ -332,15 +344,52 @@ FILLS = np.dtype(
         ("most", "i8"),
         ("touch", "i8"),
         ("base_fee", "i8"),
+        ("broker", "i8"),
     ]
 )
-"""The fill model and the venue's limits, in integers. `most`: the largest quantity that an order may come to without overflow."""
+"""The fill model and the venue's limits, in integers. `most`: the largest quantity that an order may come to without overflow.
+`broker`: 1 if a broker says what is filled, 0 if the venue of venue.py does."""
 
 
 CONTINUOUS = 1
 """Flag of a tick: a point that was reached continuously from the one before, rather than printed."""
 BAR = 2
 """Flag of a tick: a point of a bar; points 4k to 4k + 3 are bar k."""
+LATE = 4
+"""Flag of a tick: it came after a gap. Stops and water marks look at it, nothing else does."""
+
+
+class Ask(IntEnum):
+    """A question to the broker, about one leg."""
+
+    SUBMIT = 1
+    CANCEL = 2
+    MATCH = 3
+
+
+class Answer(IntEnum):
+    """What the broker says: nothing yet, a fill, that the child is over, or that it never was."""
+
+    NOTHING = 0
+    FILL = 1
+    CANCELLED = 2
+    REJECTED = 3
+
+
+class News(IntEnum):
+    """Whether the broker has something to say about a leg: a cancel that is done is heard before anything else."""
+
+    NONE = 0
+    REPORT = 1
+    CANCEL = 2
+
+
+RETRY = 10**9
+"""Wait after an exit was refused, in ns; twice as long each time."""
+REFUSALS = 8
+"""Refusals in a row after which an exit waits for the user."""
+ANSWERS = 256
+"""Most answers of the broker to one order at one moment."""
 
 
 class Field(IntEnum):
@@ -373,13 +422,22 @@ NOW = np.dtype(
         ("continuous", "i8"),
         ("matching", "i8"),
         ("instant", "i8"),
+        ("late", "i8"),
         ("n", "i8"),
+        ("asked", "i8"),
+        ("ask_leg", "i8"),
+        ("known", "i8"),
+        ("heard", "i8"),
+        ("answers", "i8", (ANSWERS, 4)),
     ]
 )
 """The moment that one order is looking at. Prices are mirrored: `x` watched, `before` the point that a continuous tick
 came from, `last` the last price that a command sees, `entry_base` and `exit_base` where a market child would trade.
 `volume`: what the tick still offers (-1: any). `met`: where an exit was decided. `matching`: the venue matches what
-has arrived by `ts`; `instant`: a child sent now arrives now. `n`: events written."""
+has arrived by `ts`; `instant`: a child sent now arrives now; `late`: see LATE. `n`: events written.
+
+With a broker: `asked` (Ask) and `ask_leg` are a question that it has to answer before this moment can be lived through; then it is lived
+through again from the start. `known` of `answers` (code of Answer, price, quantity, liquidity or reason) are there, `heard` were used."""
 
 
 FOUND = np.dtype([(name, "i8") for name in ("tick", "x", "rate", "best", "worst", "even", "count")])

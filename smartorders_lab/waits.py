@@ -45,7 +45,7 @@ def waits(row, legs, fills, commands, end, own_entry, own_exit, bars):
         return up, down, fall, rise, NONE
     for j in range(row.leg, row.end):
         leg = legs[j]
-        if not leg.sent:
+        if not leg.sent or fills.broker:  # whose reports wake the order
             continue
         if leg.cancel_due != NONE:
             due = min(due, leg.cancel_due)

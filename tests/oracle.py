@@ -760,12 +760,12 @@ class Replay:
         quoted = tick.buy if child.buys else tick.sell
         price = at if at is not None else quoted if quoted is not None else tick.price
         quantity = child.rest if self.room is None else min(child.rest, self.room)
+        arriving, child.arrived = not child.arrived, True
         if child.limit is None:
             if quantity > 0:
                 self.fill(child, quantity, self.slipped(price, child.buys), "taker", price)
             return
         through = price < child.limit if child.buys else price > child.limit
-        arriving, child.arrived = not child.arrived, True
         if quantity <= 0:
             return
         if arriving and (through or (price == child.limit and child.leg == "entry")):
@@ -902,16 +902,14 @@ class Replay:
         self.finish()
 
     def sell_free(self, at: Decimal | None = None) -> None:
-        """Sell what is free. It joins a child of the exit that it would not arrive later than."""
+        """Sell what is free. It joins a child of the exit that was sent at the same moment and has not been seen at the venue."""
         quantity = self.free
         if quantity <= 0 or self.final:
             return
         for child in self.open_children("exit"):
-            same = child.limit == self.exit_limit and child.cancel_arrives is None
-            if same and max(child.arrives, self.now) == self.now + self.fills.latency:
+            same = child.limit == self.exit_limit and child.cancel_arrives is None and not child.arrived
+            if same and child.arrives == self.now + self.fills.latency:
                 child.quantity += quantity
-                if self.fills.latency == 0 and not self.commanding:
-                    self.match(child, at)
                 return
         if len(self.open_children("exit")) < MOST_EXITS:
             self.send(Child("exit", self.exit_role, -1, not self.long, quantity, self.exit_limit), at)
