@@ -18,8 +18,8 @@ from .waits import pass_over, waits
 
 
 @entry_point
-def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, out, ticks, who, first, last):
-    """Move the orders `who[first:last]` over a chunk of ticks; returns where it ran out of room for events, or `last`.
+def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, out, ticks, who, first, last, upto):
+    """Move the orders `who[first:last]` over a chunk of ticks, up to tick number `upto`; returns where it ran out of room, or `last`.
 
     `ticks` is (base, ts, price, buy, sell, size, flags, same, bounds, moves, at): `base` the index of the chunk's first tick in its
     tape, then one array each, `size` and `flags` possibly empty; `same` says whether `buy` (1) and `sell` (2) are `price`; then the
@@ -35,7 +35,7 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
         i = who[k]
         row = rows[i]
         moment.order = i
-        while row.status < S_CLOSED and row.cursor < base + len(ts):
+        while row.status < S_CLOSED and row.cursor < upto:
             t = row.cursor - base
             due = row.command
             while due < ends[i] and commands[due].ts <= ts[t]:
@@ -60,8 +60,8 @@ def advance(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
                 watch_bar(row, legs, price, t, row.cursor)
             row.cursor += 1
             row.seen = moment.x
-            if len(bounds) > 0 and row.status < S_CLOSED and row.cursor < base + len(ts):
-                leap(row, legs, fill, commands, ends[i], base, ts, price, flags, same, bounds, moves, at)
+            if len(bounds) > 0 and row.status < S_CLOSED and row.cursor < upto:
+                leap(row, legs, fill, commands, ends[i], base, upto, ts, price, flags, same, bounds, moves, at)
     return last
 
 
@@ -95,9 +95,9 @@ def between(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
 
 
 @kernel
-def leap(row, legs, fill, commands, end, base, ts, price, flags, same, bounds, moves, at):
+def leap(row, legs, fill, commands, end, base, upto, ts, price, flags, same, bounds, moves, at):
     """Pass over the ticks at which nothing can happen to an order."""
-    t, stop = row.cursor - base, len(ts)
+    t, stop = row.cursor - base, upto - base
     bars = len(flags) > 0
     own_entry = same & (1 if row.side > 0 else 2)
     own_exit = same & (2 if row.side > 0 else 1)
@@ -108,7 +108,7 @@ def leap(row, legs, fill, commands, end, base, ts, price, flags, same, bounds, m
         up, down, fall, rise = -down, -up, rise, fall
     hit, highest, lowest = passage(price, bounds, moves, at, t, stop, up, down, fall, rise)
     stop = hit
-    if due < NEVER and ts[min(hit, len(ts) - 1)] >= due:
+    if due < NEVER and ts[min(hit, stop - 1)] >= due:
         stop = first_at(ts, t, hit, due)
     if bars:
         stop -= (base + stop) % 4

@@ -180,7 +180,7 @@ def match_leg(row, legs, fills, now, out, j):
 def hear(row, legs, fills, now, out, j):
     """What the broker says of leg `j`, whose child it is given now if it has not been before."""
     leg = legs[j]
-    k = ask(now, ASK_MATCH if leg.submitted else ASK_SUBMIT, j)
+    k = ask(now, legs, ASK_MATCH if leg.submitted else ASK_SUBMIT, j)
     leg.submitted = 1
     leg.news = 0
     leg.met = NONE

@@ -546,7 +546,10 @@ def _rungs(order: SmartOrder) -> int:
 def lower_fills(
     fills: FillModel, instrument: Instrument, poll_ns: int, highest: int, broker: bool = False
 ) -> np.recarray:
-    """The fill model and the instrument's limits as one row of FILLS. `highest`: the highest price of the tape, in units; `broker`: see FILLS."""
+    """The fill model and the instrument's limits as one row of FILLS. `highest`: the highest price of the tape, in units.
+
+    `broker`: a broker says what is filled, not the venue of venue.py.
+    """
     rows = table(FILLS, 1)
     row = rows[0]
     row.fee_maker, row.fee_taker = rate_units(fills.fee_maker), rate_units(fills.fee_taker)

@@ -20,7 +20,7 @@ from .ticks import TickView
 
 _BLOCK = 256
 """Orders per engine call: small enough for a progress bar and for Ctrl-C."""
-_EMPTY = (np.empty((0, 2), np.int64), np.empty((0, 2), np.float32), np.zeros(2, np.int64))
+EMPTY_TREE = (np.empty((0, 2), np.int64), np.empty((0, 2), np.float32), np.zeros(2, np.int64))
 
 
 def chunk(
@@ -44,7 +44,7 @@ def chunk(
         if index is not None:
             index = Index(arrays[1])
     same = (view.buy is view.price) + 2 * (view.sell is view.price)
-    tree = _EMPTY if index is None else index.arrays()
+    tree = EMPTY_TREE if index is None else index.arrays()
     return (base, *[read_only(a) for a in arrays], same, *[read_only(a) for a in tree])
 
 
@@ -87,6 +87,7 @@ class Machine:
                 who,
                 first,
                 last,
+                ticks[0] + len(ticks[1]),
             )
             if first < last and self._now[0].n == 0:
                 self._out = table(EVENT, 2 * len(self._out))

@@ -37,7 +37,7 @@ class Notice(NamedTuple):
     symbol: str
     what: str
     text: str
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]
 
 
 class Submit(NamedTuple):

@@ -288,20 +288,26 @@ def request_cancel(row, legs, fills, now, out, j):
 def recalled(legs, now, j):
     """Whether the broker says that the child of leg `j` is cancelled. If it does not yet, its report will."""
     legs[j].recalled = 1
-    k = ask(now, ASK_CANCEL, j)
+    k = ask(now, legs, ASK_CANCEL, j)
     return k >= 0 and now.answers[k, 0] == TOLD_CANCELLED
 
 
 @rare
-def ask(now, question, j):
+def ask(now, legs, question, j):
     """The row of the broker's answer to a question about leg `j`, -1 if it has to be asked first: then nothing that follows counts."""
     if now.asked:
         return -1
     if now.heard < now.known:
         now.heard += 1
         return now.heard - 1
+    leg = legs[j]
     now.asked = question
     now.ask_leg = j
+    now.ask_child = leg.child
+    now.ask_role = leg.role
+    now.ask_limit = leg.limit
+    now.ask_price = leg.price
+    now.ask_quantity = leg.quantity
     return -1
 
 

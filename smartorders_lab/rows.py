@@ -425,7 +425,7 @@ NOW = np.dtype(
         ("late", "i8"),
         ("n", "i8"),
         ("asked", "i8"),
-        ("ask_leg", "i8"),
+        *[(f"ask_{name}", "i8") for name in ("leg", "child", "role", "limit", "price", "quantity")],
         ("known", "i8"),
         ("heard", "i8"),
         ("answers", "i8", (ANSWERS, 4)),
@@ -436,8 +436,9 @@ came from, `last` the last price that a command sees, `entry_base` and `exit_bas
 `volume`: what the tick still offers (-1: any). `met`: where an exit was decided. `matching`: the venue matches what
 has arrived by `ts`; `instant`: a child sent now arrives now; `late`: see LATE. `n`: events written.
 
-With a broker: `asked` (Ask) and `ask_leg` are a question that it has to answer before this moment can be lived through; then it is lived
-through again from the start. `known` of `answers` (code of Answer, price, quantity, liquidity or reason) are there, `heard` were used."""
+With a broker: `asked` (Ask) is a question that it has to answer before this moment can be lived through, `ask_leg` and what follows
+the child that it is about; then the moment is lived through again from the start. `known` of `answers` (code of Answer, price,
+quantity, liquidity or reason) are there, `heard` were used."""
 
 
 FOUND = np.dtype([(name, "i8") for name in ("tick", "x", "rate", "best", "worst", "even", "count")])

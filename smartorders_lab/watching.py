@@ -63,6 +63,16 @@ def sleeps(n, price, ts):
 
 
 @entry_point
+def first_wake(prices, times, first, last, watched, nods, woken):
+    """The first of the ticks `first` to `last - 1` that somebody has to look at, and how many have to, who are put into `woken`."""
+    for t in range(first, last):
+        count = wake(prices[t], times[t], watched, nods, woken)
+        if count > 0:
+            return t, count
+    return last, 0
+
+
+@kernel
 def wake(price, ts, watched, nods, woken):
     """Put the orders that have to look at a tick into `woken`; returns how many."""
     count, blocks = 0, len(nods) - 1
