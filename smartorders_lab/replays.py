@@ -16,11 +16,10 @@ from pydantic import BaseModel
 
 from .actions import Action
 from .errors import ActionError, DataError, LimitError, Problem, SpecError, short
-from .fields import fraction, plain
 from .fills import FillModel
 from .instrument import Instrument
-from .lower import Table, absolute_prices, check, lower_fills, off_grid, rate_units, suit
-from .rows import SCALE
+from .lower import Table, absolute_prices, check, lower_fills, off_grid, suit
+from .outliers import Guard
 from .run import Run, frames
 from .spec import SmartOrder
 from .ticks import PATHS, Ticks
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 MAX_ORDERS = 2_000_000
 """Most orders of one replay; a sweep takes more, in chunks."""
-OUTLIER_AGREE = 3
-"""How many consecutive prints must agree with one another before a price beyond the outlier distance is believed."""
 _YEAR_NS = 366 * 86400 * 10**9
 """An int that is no tick index and lies longer than this before the first tick is a mistake (another unit), not a time."""
 
@@ -147,7 +144,7 @@ def replay(
             "last_ts": int(ticks.ts[-1]),
             "fills": fills.to_dict(),
             "poll_interval": duration_text(poll) if poll else None,
-            "outlier": None if outlier is None else plain(fraction(outlier)),
+            "outlier": None if outlier is None else Guard(outlier).text,
             "held_back": None if guard is None else guard[2].tolist(),
             "instrument": instrument.model_dump(mode="json"),
             "actions": [action.to_dict() for action in acts],
@@ -295,31 +292,10 @@ def _scripts(
 
 
 def _guarded(ticks: Ticks, outlier: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mask of believed ticks, their indices, held back indices): a print further than `outlier` from the last believed
-    price counts only once OUTLIER_AGREE prints in a row lie that close to one another; from the last of them on it is believed."""
-    try:
-        distance = fraction(outlier)
-    except ValueError as error:
-        raise SpecError(Problem("outlier", outlier, str(error))) from None
-    if not 0 < distance < 1:
-        raise SpecError(Problem("outlier", outlier, "must be above 0 and below 1", "write 2% or 0.02"))
+    """(mask of believed ticks, their indices, held back indices)."""
     if ticks.bars is not None or ticks.price is None:
         raise DataError("outlier: needs trade prints, not bars or quotes; leave it out")
-    price, limit = ticks.price, rate_units(distance)
-    believed = np.ones(len(price), dtype=bool)
-    far = np.flatnonzero(np.abs(np.diff(price)).astype(float) * SCALE > limit * price[:-1].astype(float))
-    i = 0
-    while True:  # only jumps can start a doubt, so everything between two of them is taken whole
-        position = np.searchsorted(far, i)
-        if position == len(far):
-            break
-        reference, i, run = int(price[far[position]]), int(far[position]) + 1, 1
-        while i < len(price) and abs(int(price[i]) - reference) * SCALE > limit * reference:
-            run = run + 1 if run and abs(int(price[i]) - int(price[i - 1])) * SCALE <= limit * int(price[i - 1]) else 1
-            if run >= OUTLIER_AGREE:
-                break
-            believed[i] = False
-            i += 1
+    believed = Guard(outlier).believe(ticks.price)
     return believed, np.flatnonzero(believed), np.flatnonzero(~believed)
 
 
