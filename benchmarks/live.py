@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 import smartorders_lab as so
-from smartorders_lab.lower import Table, lower_fills, suit
-from smartorders_lab.machine import Machine, Watch
-from smartorders_lab.rows import Status, Target
+from smartorders_lab.desk import Desk, Dialogue
+from smartorders_lab.lower import Table, suit
+from smartorders_lab.rows import Answer, Liquidity, Status, Target
 
 from .loops import watch as columns
 from .scale import Scale
@@ -49,12 +50,34 @@ def live(price: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
     book = Table([order] * len(low), instrument, [()] * len(low), fills)
     book.orders.stop_kind = book.legs.target_kind = Target.PRICE  # one spec, a price of its own for each order
     book.orders.stop_value, book.legs.target_value[1::3] = low, high
-    watch = Watch(Machine(book, lower_fills(fills, instrument, 0, most)))
-    ticks = list(enumerate(price.tolist()))
-    watch.push(*ticks[0])
+    desk = Desk(instrument, fills, 0, quotes=False)
+    desk.expect(most)
+    for number, row in enumerate(book.orders):
+        desk.adopt(number, order, book.orders[number : number + 1], book.legs[row.leg : row.end])
+    ts = np.arange(TICKS + 1)
+    price = np.concatenate([price[:1], price])
+    desk.extend((ts[:1], price[:1]), late=False)
+    _, everybody = desk.first_wake(0, 1)
+    entered(desk.turn(0, everybody), int(price[0]))
     begin = perf_counter()
-    events = sum(len(watch.push(ts, units)) for ts, units in ticks)
+    for k in range(1, TICKS + 1):
+        desk.extend((ts[k : k + 1], price[k : k + 1]), late=False)
+        tick, woken = desk.first_wake(k, k + 1)
+        if woken:
+            raise AssertionError(f"nothing should happen at tick {tick}")
+        desk.pass_by()
     seconds = perf_counter() - begin
-    if events or (book.orders.status != Status.ACTIVE).any():
-        raise AssertionError("every order should have been entered, and nothing else should have happened")
+    if (desk.rows.status[: desk.count] != Status.ACTIVE).any():
+        raise AssertionError("every order should have been entered")
     return seconds
+
+
+def entered(dialogue: Dialogue, price: int) -> None:
+    """Fill every entry at a price."""
+    said: Any = None
+    try:
+        while True:
+            question = dialogue.send(said)
+            said = (Answer.FILL, price, question.quantity, Liquidity.TAKER)
+    except StopIteration:
+        return

@@ -29,15 +29,20 @@ _HOME = {
         "DataError",
         "LimitError",
         "ActionError",
+        "ActionRefused",
+        "StaleVersion",
         "StoreError",
         "ExchangeError",
     ),
     "fields": ("Distance",),
     "fills": ("FillModel",),
+    "feeds.recorded": ("recorded",),
     "findings": ("Sweep",),
     "instrument": ("Instrument",),
+    "remote": ("connect",),
     "replays": ("replay",),
     "run": ("Run",),
+    "session": ("Session", "paper"),
     "spec": (
         "SmartOrder",
         "Entry",
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
     from .entries import random_entries
     from .errors import (
         ActionError,
+        ActionRefused,
         DataError,
         ExchangeError,
         LimitError,
@@ -68,14 +74,18 @@ if TYPE_CHECKING:
         Problem,
         SmartOrdersError,
         SpecError,
+        StaleVersion,
         StoreError,
     )
+    from .feeds.recorded import recorded
     from .fields import Distance
     from .fills import FillModel
     from .findings import Sweep
     from .instrument import Instrument
+    from .remote import connect
     from .replays import replay
     from .run import Run
+    from .session import Session, paper
     from .spec import BreakEven, Entry, Rung, SmartOrder, StopLoss, TakeProfit, TrailingStop, TrailingTakeProfit
     from .store import Store
     from .sweeps import sweep

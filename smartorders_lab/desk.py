@@ -18,7 +18,7 @@ from .actions import Action
 from .errors import LimitError
 from .fills import FillModel
 from .index import Index
-from .instrument import Instrument
+from .instrument import MAX_UNITS, Instrument
 from .lower import MAX_EXITS, Layout, Table, lower_fills
 from .machine import EMPTY_TREE, read_only
 from .rows import (
@@ -42,6 +42,8 @@ from .spec import MAX_LEVELS, SmartOrder
 
 Said = tuple[int, int, int, int]
 """What a broker says to a question: a code of rows.Answer, price, quantity, liquidity or reason."""
+HEADROOM = 16
+"""A price so many times the highest that is known must not overflow."""
 KEPT = 1 << 17
 """Ticks after which every order is brought up to date and the tape begins anew."""
 
@@ -71,9 +73,10 @@ Dialogue = Generator[Question, Said, np.ndarray]
 class Desk:
     """Orders of one market that watch one price. `quotes`: buys and sells trade at prices of their own."""
 
-    def __init__(self, instrument: Instrument, fills: FillModel, poll_ns: int, highest: int, quotes: bool):
-        self.instrument, self.fills, self.quotes = instrument, fills, quotes
-        self.model = lower_fills(fills, instrument, poll_ns, highest, broker=True)
+    def __init__(self, instrument: Instrument, fills: FillModel, poll_ns: int, quotes: bool):
+        self.instrument, self.fills, self.poll_ns, self.quotes = instrument, fills, poll_ns, quotes
+        self.highest = 0
+        self.expect(1)
         self.specs: dict[int, SmartOrder] = {}
         self.slots: dict[int, int] = {}
         self.rows, self.legs = _blank_orders(8), table(LEG, 128)
@@ -84,7 +87,8 @@ class Desk:
         self._out, self._now, self._backup = table(EVENT, 1 << 12), table(NOW, 1), table(ORDER, 1)
         self._columns = [np.zeros(1 << 10, np.int64) for _ in range(4 if quotes else 2)]
         self._late = False
-        self._base = self._ticks = 0
+        self.at = self._base = self._ticks = self._last = 0
+        """`at`: the number of the next tick to be seen, of those on the tape or to come."""
         self._index: Index | None = None
         self._chunk: tuple[Any, ...] | None = None
         self._watched = self._nods = np.zeros((0, 7), np.int64)
@@ -94,24 +98,34 @@ class Desk:
     # ------------------------------------------------------------------------------------------------ the tape
 
     @property
-    def next_tick(self) -> int:
-        """The number that the next tick gets."""
-        return self._base + self._ticks
-
-    @property
     def last_price(self) -> int:
-        """The price of the last tick; 0 before the first."""
-        return int(self._columns[1][self._ticks - 1]) if self._ticks else self._last
+        """The price of the last tick that was seen; 0 before the first."""
+        return int(self._columns[1][self.at - self._base - 1]) if self.at > self._base else self._last
 
-    _last = 0
+    def expect(self, price: int) -> None:
+        """Be ready for prices up to `price`: sizes that would overflow at far higher ones are refused."""
+        if price > self.highest:
+            self.highest = min(HEADROOM * price, MAX_UNITS)
+            self.model = lower_fills(self.fills, self.instrument, self.poll_ns, self.highest, broker=True)
 
     def begin(self, tick: int, price: int) -> None:
-        """Go on from a snapshot: `tick` ticks have been, the last of them at `price`."""
-        self._base, self._ticks, self._index, self._last = tick, 0, None, price
+        """A new tape: `tick` ticks have been, the last of them at `price` (0: none), and no living order has to see them."""
+        self.at = self._base = tick
+        self._ticks, self._index, self._last = 0, None, price
+        self._late, self._chunk = False, None
         self._columns[1][0] = price
 
+    @property
+    def busy(self) -> bool:
+        """Whether any order is not over."""
+        return bool((self.rows.status[: self.count] < Status.CLOSED).any())
+
+    def pieces(self, ticks: int) -> Iterable[tuple[int, int]]:
+        """So many ticks in parts that fit on the tape."""
+        return [(a, min(a + KEPT // 2, ticks)) for a in range(0, ticks, KEPT // 2)]
+
     def extend(self, columns: Sequence[np.ndarray], late: bool) -> None:
-        """More ticks on the tape, (ts, price[, buy, sell]). They are looked at by `turn`."""
+        """More ticks on the tape, (ts, price[, buy, sell]). They are seen by `turn` and `pass_by`."""
         n, more = self._ticks, len(columns[0])
         if late != self._late or n + more > KEPT:
             self.catch_up()
@@ -136,7 +150,12 @@ class Desk:
     def catch_up(self) -> None:
         """Bring every row up to date, for whoever reads or stores them. Nothing happens to the orders, or they would have been woken."""
         for slot in np.flatnonzero(self.rows.status[: self.count] < Status.CLOSED):
-            self._sleep(int(slot), self._ticks)
+            self._sleep(int(slot), self.at - self._base)
+
+    def _arrive(self, slot: int) -> None:
+        """Bring one row up to date."""
+        if self.rows[slot].cursor < self.at and self.rows[slot].status < Status.CLOSED:
+            self._sleep(slot, self.at - self._base)
 
     def _sleep(self, slot: int, upto: int) -> None:
         happened = self._advance(slot, upto)
@@ -154,8 +173,8 @@ class Desk:
         layout = Layout(int(row.rungs), int(row.level_slots), MAX_EXITS, 0)
         self.adopt(number, order, np.array(book.orders[:1]), np.array(book.legs[: int(row.end)]), layout)
         row = self.rows[self.slots[number]]
-        row.created, row.cursor = created, self.next_tick
-        if self._ticks or self._last:
+        row.created, row.cursor = created, self.at
+        if self.last_price:
             row.seen = row.side * self.last_price
 
     def adopt(
@@ -237,6 +256,17 @@ class Desk:
         row = self.rows[slot]
         return np.array(self.rows[slot : slot + 1]), np.array(self.legs[row.leg : row.end])
 
+    def row(self, number: int) -> Any:
+        """The row of one order, in place."""
+        return self.rows[self.slots[number]]
+
+    def leg(self, number: int, child: int) -> int | None:
+        """Which of its legs a child that is out stands at."""
+        row = self.row(number)
+        legs: Any = self.legs[row.leg : row.end]
+        found = np.flatnonzero((legs.sent > 0) & (legs.child == child))
+        return int(found[0]) if len(found) else None
+
     def living(self, number: int) -> bool:
         """Whether an order is not over."""
         return bool(self.rows[self.slots[number]].status < Status.CLOSED)
@@ -261,6 +291,7 @@ class Desk:
         for order, leg, cancel in due:
             told.setdefault(order, []).append((leg, cancel))
         kept = []
+        self.at = tick
         for number in sorted({*orders, *told}):
             slot = self.slots.get(number)
             if slot is None or self.rows[slot].status >= Status.CLOSED:
@@ -272,7 +303,12 @@ class Desk:
             kept.append((yield from self._live(slot, tick)))
             for leg, _ in told.get(number, ()):
                 self.legs[self.rows[slot].leg + leg].news = 0
+        self.at = tick + 1
         return _joined(kept)
+
+    def pass_by(self) -> None:
+        """All ticks on the tape have been seen."""
+        self.at = self._base + self._ticks
 
     def tell(self, number: int, ts: int, action: Action | None = None, after: SmartOrder | None = None) -> Dialogue:
         """An order comes into being, or is told an action (`after`: the spec after an edit), between the last tick and the next."""
@@ -299,6 +335,7 @@ class Desk:
     def hear(self, number: int, leg: int, ts: int, said: Said) -> Dialogue:
         """An order hears of one of its children between two ticks."""
         slot = self.slots[number]
+        self._arrive(slot)  # or a row that lags behind would hear it on a tick that was before it
         self.legs[self.rows[slot].leg + leg].news = News.REPORT
         return (yield from self._between(slot, ts, self._no_edits, [said]))
 
@@ -319,12 +356,10 @@ class Desk:
                 about = (number, int(j), int(leg.child), int(leg.role), limit, int(leg.quantity))
                 if not leg.submitted:
                     leg.submitted = 1
-                    found.append(Question(Ask.SUBMIT, *about, int(leg.triggered_ts), self.next_tick, False))
+                    found.append(Question(Ask.SUBMIT, *about, int(leg.triggered_ts), self.at, False))
                 if leg.cancel_due != NONE and not leg.recalled:
                     leg.recalled = 1
-                    found.append(
-                        Question(Ask.CANCEL, *about, int(leg.cancel_due) - self.fills.latency, self.next_tick, False)
-                    )
+                    found.append(Question(Ask.CANCEL, *about, int(leg.cancel_due) - self.fills.latency, self.at, False))
         return found
 
     # ------------------------------------------------------------------------------------------------ the engine
@@ -349,8 +384,7 @@ class Desk:
         from .engine import between
 
         row = self.rows[slot]
-        if row.cursor < self.next_tick:
-            self._sleep(slot, self._ticks)
+        self._arrive(slot)
         before = self._keep(slot)
         known = list(said)
         now = self._now[0]
@@ -371,12 +405,12 @@ class Desk:
                 self._out,
                 slot,
                 ts,
-                self.next_tick,
+                self.at,
                 self.last_price,
             )
             if not now.asked:
                 break
-            question = self._question(slot, self.next_tick, instant=True)
+            question = self._question(slot, self.at, instant=True)
             self._put_back(slot, before)
             known.append((yield question))
         self._watch(slot)

@@ -6,7 +6,9 @@
     │   └── PlanError      a plan file (TOML) or a command-line override
     ├── DataError          ticks, bars or files; names the row and the value
     ├── LimitError         a named limit of this library was passed
-    ├── ActionError        an action that the state of the order does not allow
+    ├── ActionError        an action that makes no sense
+    │   └── ActionRefused  one that the order does not take as it stands
+    │       └── StaleVersion   because it has moved on since that was decided
     ├── StoreError         the DuckDB file: locked, foreign, too new, damaged
     └── ExchangeError      an exchange that could not be reached or answered nonsense
 
@@ -49,6 +51,11 @@ class SpecError(SmartOrdersError, ValueError):
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
+    @classmethod
+    def one(cls, path: str, value: object, rule: str, fix: str = "") -> SpecError:
+        """The error of one problem."""
+        return cls(Problem(path, value, rule, fix))
+
 
 class LinkError(SpecError):
     """A share link that cannot be opened."""
@@ -68,6 +75,18 @@ class LimitError(SmartOrdersError, ValueError):
 
 class ActionError(SmartOrdersError, ValueError):
     """An action that cannot be understood or does not fit the order it names."""
+
+
+class ActionRefused(ActionError):
+    """An action that an order does not take as it stands. `reason` is a word of rows.Reason; nothing has changed."""
+
+    def __init__(self, text: str, reason: str = ""):
+        self.reason = reason
+        super().__init__(text)
+
+
+class StaleVersion(ActionRefused):
+    """An action that was decided on a version of the order that is no longer the latest."""
 
 
 class StoreError(SmartOrdersError, OSError):

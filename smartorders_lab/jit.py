@@ -31,6 +31,7 @@ KERNELS = (
     "engine.py",
     "grids.py",
     "watching.py",
+    "matching.py",
 )
 
 

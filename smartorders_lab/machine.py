@@ -15,7 +15,7 @@ from .fills import FillModel
 from .index import Index
 from .instrument import Instrument
 from .lower import Table
-from .rows import EVENT, NOD, NOW, ORDER, table
+from .rows import EVENT, NOW, ORDER, table
 from .ticks import TickView
 
 _BLOCK = 256
@@ -95,71 +95,6 @@ class Machine:
                 kept.append(np.array(self._out[: self._now[0].n]))
             self._now[0].n = 0
         return kept
-
-
-class Watch:
-    """Living orders on a tape that grows tick by tick; a tick costs a look at the few orders that it concerns.
-
-    `push` takes prices in increments and returns what happened. All orders of `machine` watch the same price from the first
-    tick on that is pushed after their creation. `quotes`: each tick brings the prices at which a market order buys and sells.
-    """
-
-    def __init__(self, machine: Machine, quotes: bool = False, kept: int = 1 << 20):
-        """`kept`: ticks of the tape after which every order is brought up to date and the tape begins anew."""
-        self.machine, self._quotes, self._kept = machine, quotes, kept
-        self._columns = [np.zeros(kept, np.int64) for _ in range(4 if quotes else 2)]
-        orders = len(machine.book.orders)
-        self._watched, self._nods = np.zeros((orders, 7), np.int64), np.zeros((-(-orders // NOD) + 1, 7), np.int64)
-        self._woken = np.zeros(orders, np.int64)
-        self._base = self._ticks = 0
-        self._index: Index | None = None
-        self._everybody = np.arange(orders)
-        self._watch(self._everybody, orders)
-
-    def push(self, ts: int, price: int, buy: int = 0, sell: int = 0) -> list[np.ndarray]:
-        """One more tick: its events, by order."""
-        from .watching import wake
-
-        n = self._ticks
-        self._columns[0][n], self._columns[1][n] = ts, price
-        if self._quotes:
-            self._columns[2][n], self._columns[3][n] = buy, sell
-        self._ticks = n + 1
-        count = wake(price, ts, self._watched, self._nods, self._woken)
-        if self._ticks == self._kept:
-            return self.catch_up()
-        return self._advance(self._woken, count) if count else []
-
-    def catch_up(self) -> list[np.ndarray]:
-        """Bring every row up to date, for whoever wants to read or store them, and forget the tape."""
-        events = self._advance(self._everybody, len(self._everybody))
-        self._base, self._ticks, self._index = self._base + self._ticks, 0, None
-        return events
-
-    def _advance(self, who: np.ndarray, count: int) -> list[np.ndarray]:
-        ts, price, *quotes = (read_only(column[: self._ticks]) for column in self._columns)
-        if self._index is None:
-            self._index = Index(price, workers=1)
-        else:
-            self._index.extend(price, workers=1)
-        buy, sell = quotes or (price, price)
-        none = (read_only(np.empty(0, np.int64)), read_only(np.empty(0, np.uint8)))
-        tree = map(read_only, self._index.arrays())
-        ticks = (self._base, ts, price, buy, sell, *none, self._same, *tree)
-        events = self.machine.advance(ticks, 0, count, who=who)
-        self._watch(who, count)
-        return events
-
-    @property
-    def _same(self) -> int:
-        return 0 if self._quotes else 3
-
-    def _watch(self, who: np.ndarray, count: int) -> None:
-        from .watching import watch
-
-        book = self.machine.book
-        args = (book.orders, book.legs, book.commands, book.ends, self.machine.model, self._same, False)
-        watch(*args, who, count, self._watched, self._nods)
 
 
 def run(

@@ -7,6 +7,7 @@ integer that the engine booked. Money is in quote currency.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from enum import IntEnum
 from html import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ import polars as pl
 
 from . import metrics
 from .errors import DataError
+from .fields import plain
 from .fills import FillModel
 from .instrument import Instrument
 from .rows import NONE, Kind, LegStatus, Liquidity, Reason, Role, Status
@@ -223,6 +225,88 @@ def _levels_frame(book: Table, instrument: Instrument) -> pl.DataFrame:
             "fill_price": _known(price, leg.filled > 0),
         }
     )
+
+
+def describe(
+    spec: SmartOrder, row: np.recarray, legs: np.recarray, instrument: Instrument, fills: FillModel, last: int | None
+) -> dict[str, Any]:
+    """One order as plain data, decimals and times as text: how it stands. `last`: the price it watches, None once it is over."""
+    order, first = row[0], int(row[0].rungs)
+    side, held = int(order.side), int(order.entered - order.exited)
+    earned = money(row, instrument, fills)
+    stop = max(int(order.stop_x), int(order.even_x), int(order.trail_x))
+    final = order.status >= Status.CLOSED
+
+    def price(units: int | None) -> str | None:
+        return None if units is None or abs(units) >= -NONE else plain(instrument.price(units))
+
+    def average(total: int, quantity: int) -> str | None:
+        return None if not quantity else f"{float(instrument.prices(np.array([total / quantity]))[0]):.12g}"
+
+    def at(ts: int) -> str | None:
+        return instant_text(ts) if ts else None
+
+    open_pnl = None
+    if last is not None and held:
+        unit = float(instrument.price_increment) * float(instrument.quantity_increment)
+        open_pnl = side * (last - order.cost / order.bought) * held * unit
+    return {
+        "symbol": spec.symbol,
+        "side": spec.side,
+        "tag": spec.tag,
+        "status": _TEXT[Status][order.status],
+        "exit_reason": _TEXT[Reason][order.reason] if final else None,
+        "version": int(order.seq),
+        "quantity": plain(instrument.quantity(order.planned)),
+        "held": plain(instrument.quantity(held)),
+        "entry_price": average(order.cost, order.bought),
+        "exit_price": average(order.proceeds, order.exited),
+        "last": price(last),
+        "stop": None if final or not order.bought else price(side * stop if stop > NONE else None),
+        "water_mark": price(side * int(order.mark)) if order.bought else None,
+        "realized_pnl": f"{float(earned['pnl'][0]):.12g}",
+        "unrealized_pnl": None if open_pnl is None else f"{open_pnl:.12g}",
+        "fees": f"{float(earned['fees'][0]):.12g}",
+        "filled_levels": int(order.filled_levels),
+        "levels": [
+            {
+                "price": price(side * int(leg.x)),
+                "size": plain(Decimal(int(leg.weight)) / 10**8),
+                "quantity": plain(instrument.quantity(leg.quantity)),
+                "status": _TEXT[LegStatus][leg.status],
+            }
+            for leg in legs[first : first + int(order.levels)]
+        ],
+        "attention": "exits are refused" if order.refused else None,
+        "created_ts": at(int(order.created)),
+        "entry_ts": at(int(order.first_fill)),
+        "exit_ts": at(int(order.last_exit)) if final else None,
+        "spec": spec.to_dict(),
+    }
+
+
+def described_event(event: Any, instrument: Instrument) -> dict[str, Any]:
+    """One event as plain data, decimals and times as text."""
+
+    def price(name: str) -> str | None:
+        return None if event[name] == NONE else plain(instrument.price(event[name]))
+
+    return {
+        "ts": instant_text(int(event["ts"])),
+        "order": int(event["order"]),
+        "version": int(event["seq"]) + 1,
+        "tick": int(event["tick"]),
+        "kind": _TEXT[Kind][event["kind"]],
+        "role": _TEXT[Role][event["role"]],
+        "level": int(event["level"]),
+        "price": price("price"),
+        "quantity": plain(instrument.quantity(event["quantity"])),
+        "liquidity": _TEXT[Liquidity][event["liquidity"]],
+        "status": _TEXT[Status][event["status"]],
+        "stop": price("stop"),
+        "water_mark": price("mark"),
+        "reason": _TEXT[Reason][event["reason"]],
+    }
 
 
 def ticks_of(run: Run, ticks: Ticks | None, call: str) -> Ticks:

@@ -1,4 +1,4 @@
-"""Store: runs and sweeps kept in one DuckDB file; the only SQL of the library.
+"""Store: runs, sweeps and sessions kept in one DuckDB file; with `journal`, the only SQL of the library.
 
     with Store("runs.duckdb") as store:
         store.save(run)
@@ -9,7 +9,8 @@ as columns, in the order of the frames they came from, and read back equal to th
 `docs/schema.md` describes them.
 
 One Store owns its file: `<path>.lock` is locked while it is open, exclusively or, with `read_only`, shared among
-readers. Threads may share a Store; its calls take turns. A plan, a notebook and the command line may take turns too.
+readers. Threads may share a Store; its calls take turns, and a journal waits for none of them. A plan, a notebook and
+the command line may take turns too.
 
 Known limits: no lock across machines (a network folder is asked twice at one's own risk), and a power cut while DuckDB
 rewrites its header can damage the file, so copy what cannot be replayed again.
@@ -23,6 +24,7 @@ import os
 import re
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +50,7 @@ try:
 except ImportError:  # Windows, where nobody else can open a file that DuckDB has open
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the tables; a file with a higher one is refused, one with a lower one gets the tables that it lacks when it is written to."""
 
 _OUTCOME = {
@@ -199,11 +201,71 @@ TABLES: dict[str, dict[str, str]] = {
         **_OUTCOME,
         "hits": "BIGINT",
     },
+    "sessions": {
+        "session": "VARCHAR",
+        "name": "VARCHAR",
+        "started_at": "TIMESTAMP_NS",
+        "library": "VARCHAR",
+        "meta": "VARCHAR",
+    },
+    "session_entries": {
+        "session": "VARCHAR",
+        "seq": "BIGINT",
+        "writer": "VARCHAR",
+        "changes": "BIGINT",
+        "kind": "VARCHAR",
+        "crc": "BIGINT",
+        "body": "BLOB",
+    },
+    "session_events": {
+        "session": "VARCHAR",
+        "n": "BIGINT",
+        "order": "BIGINT",
+        "seq": "BIGINT",
+        "ts": "TIMESTAMP_NS",
+        "tick": "BIGINT",
+        "kind": "VARCHAR",
+        "role": "VARCHAR",
+        "level": "INTEGER",
+        "liquidity": "VARCHAR",
+        "status": "VARCHAR",
+        "reason": "VARCHAR",
+        "price": "BIGINT",
+        "quantity": "BIGINT",
+        "stop": "BIGINT",
+        "water_mark": "BIGINT",
+    },
+    "session_snapshots": {
+        "session": "VARCHAR",
+        "number": "BIGINT",
+        "seq": "BIGINT",
+        "writer": "VARCHAR",
+        "changes": "BIGINT",
+        "finished": "BIGINT",
+        "crc": "BIGINT",
+        "body": "BLOB",
+    },
+    "session_orders": {
+        "session": "VARCHAR",
+        "order": "BIGINT",
+        "seq": "BIGINT",
+        "crc": "BIGINT",
+        "body": "BLOB",
+    },
 }
 """Tables and their columns, each with its SQL type; what they mean is docs/schema.md."""
 
+_KEYS = {
+    "sessions": ("session",),
+    "session_entries": ("session", "seq"),
+    "session_events": ("session", "order", "seq"),
+    "session_snapshots": ("session", "number"),
+    "session_orders": ("session", "order"),
+}
+"""Primary keys, where a second writer has to be refused."""
 _SWEEPS = ("sweeps", "sweep_parts", "sweep_combinations", "sweep_orders")
-"""Tables that came with schema 2."""
+_SINCE = {2: _SWEEPS, 3: tuple(_KEYS)}
+"""Tables that came with a later schema than the first."""
 _BOUNDS = ("pnl_low", "pnl_high")
 """Columns of `orders` that only a run with bounds has; null in the others."""
 _COUNTED = {"specs": "orders", **{name: name for name in FRAMES}}
@@ -240,6 +302,7 @@ class Store:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock: int | None = None
         self._tables = list(TABLES)
+        self._guests: weakref.WeakSet[Any] = weakref.WeakSet()
         if not isinstance(path, str | os.PathLike) or os.fspath(path) in ("", ":memory:"):
             raise StoreError(f"path = {short(path)}: a store is a file; give its path, as in runs.duckdb")
         self.path, self.read_only = Path(path), read_only
@@ -368,6 +431,22 @@ class Store:
                     connection.execute(f"DELETE FROM {name} WHERE sweep = ?", [sweep])
         return sweep
 
+    # ------------------------------------------------------------------------------------------------ sessions
+
+    def sessions(self) -> pl.DataFrame:
+        """One row for each session, in the order in which they were begun: how many entries and events its journal has had."""
+        with self._working() as connection:
+            if "sessions" not in self._tables:
+                columns = {**TABLES["sessions"], "entries": "BIGINT", "events": "BIGINT"}
+                return pl.DataFrame(schema={n: _DTYPE[kind] for n, kind in columns.items() if n != "meta"})
+            return _typed(connection.sql(_SESSIONS))
+
+    def _cursor(self, guest: Any) -> duckdb.DuckDBPyConnection:
+        """A connection of its own for `guest`, who closes it on `close()` and is asked to when the store is closed."""
+        connection = self._open().cursor()
+        self._guests.add(guest)
+        return connection
+
     def _check_writable(self) -> None:
         if self.read_only:
             raise StoreError(f"{self.path}: is open for reading only; open it with Store({str(self.path)!r})")
@@ -441,7 +520,8 @@ class Store:
                     f"{self.path}: has schema {version}, written by {by}; smartorders_lab {__version__} reads schema "
                     f"{SCHEMA_VERSION}; update it: pip install -U smartorders_lab"
                 )
-            self._tables = [table for table in TABLES if version > 1 or table not in _SWEEPS]
+            newer = [table for since, tables in _SINCE.items() if since > version for table in tables]
+            self._tables = [table for table in TABLES if table not in newer]
             for table in self._tables:
                 if found.get(table) != TABLES[table]:
                     raise StoreError(
@@ -450,7 +530,7 @@ class Store:
                     )
             if version < SCHEMA_VERSION and not self.read_only:
                 with _transaction(connection):
-                    _create_tables(connection, _SWEEPS)
+                    _create_tables(connection, newer)
                     connection.execute("UPDATE store SET schema_version = ?", [SCHEMA_VERSION])
                 self._tables = list(TABLES)
 
@@ -481,6 +561,8 @@ class Store:
     def close(self) -> None:
         """Close the file and give the lock back. Closing twice is fine."""
         with self._turn:
+            for guest in list(self._guests):
+                guest.close()
             if self._connection is not None:
                 with contextlib.suppress(duckdb.Error):
                     self._connection.close()
@@ -515,9 +597,8 @@ class Store:
         """The connection, for one thread at a time, with DuckDB's errors as ours."""
         with self._turn:
             try:
-                yield self._open()
-            except duckdb.Error as error:
-                raise _store_error(self.path, error, prefix) from error
+                with _translated(self.path, prefix):
+                    yield self._open()
             except pl.exceptions.PolarsError as error:
                 raise StoreError(
                     f"{prefix or f'{self.path}: '}{_line(error)}; cast the column to another type"
@@ -659,6 +740,14 @@ _WRONG_SWEEPS = """
     FULL JOIN (SELECT sweep, count(*) AS orders FROM sweep_orders GROUP BY sweep) o USING (sweep)
     WHERE coalesce(p.orders, 0) != coalesce(o.orders, 0) LIMIT 1
 """
+_SESSIONS = """
+    SELECT s.* EXCLUDE (meta), greatest(coalesce(e.seq, 0), coalesce(p.seq, 0)) AS entries, coalesce(c.n, 0) AS events
+    FROM sessions s
+    LEFT JOIN (SELECT session, max(seq) AS seq FROM session_entries GROUP BY session) e USING (session)
+    LEFT JOIN (SELECT session, max(seq) AS seq FROM session_snapshots GROUP BY session) p USING (session)
+    LEFT JOIN (SELECT session, max(n) AS n FROM session_events GROUP BY session) c USING (session)
+    ORDER BY s.rowid
+"""
 _COMPARE = """
     SELECT coalesce(a.order, b.order) AS "order",
            a.status AS status_a, b.status AS status_b,
@@ -797,22 +886,64 @@ def _typed(relation: duckdb.DuckDBPyRelation) -> pl.DataFrame:
 
 
 @contextlib.contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def _translated(path: Path, prefix: str = "") -> Iterator[None]:
+    """DuckDB's errors as ours."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _store_error(path, error, prefix) from error
+
+
+@contextlib.contextmanager
+def _transaction(
+    connection: duckdb.DuckDBPyConnection, begin: Any = "BEGIN TRANSACTION", commit: Any = "COMMIT"
+) -> Iterator[None]:
     """All of it or nothing. A COMMIT after an error would report success, so there is none."""
-    connection.execute("BEGIN TRANSACTION")
+    connection.execute(begin)
     try:
         yield
     except BaseException:
         with contextlib.suppress(duckdb.Error):
             connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
+    connection.execute(commit)
+
+
+class Inserts:
+    """Small transactions that insert a few rows each, as quick as they get: parsed once, with the types of all values told.
+
+    `tables`: the columns that are given as lists, of one length; the others have one value for all rows. TIMESTAMP_NS
+    is given as ns. (Of all ways this one costs the least: it has one plan for any number of rows, and nothing to guess.)
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Iterable[str]]):
+        self._connection = connection
+        self._words = [connection.extract_statements(word)[0] for word in ("BEGIN TRANSACTION", "COMMIT")]
+        self._into: dict[str, tuple[Any, list[Any]]] = {}
+        for table, lists in tables.items():
+            columns, types = [], []
+            for name, kind in TABLES[table].items():
+                sent = connection.type({"TIMESTAMP_NS": "BIGINT"}.get(kind, kind))
+                given = "unnest(?)" if name in lists else "?"
+                columns.append(f"make_timestamp_ns({given})" if kind == "TIMESTAMP_NS" else given)
+                types.append(connection.list_type(sent) if name in lists else sent)
+            statement = connection.extract_statements(f"INSERT INTO {table} SELECT {', '.join(columns)}")[0]
+            self._into[table] = statement, types
+
+    def write(self, work: Iterable[tuple[str, Sequence[Any]]]) -> None:
+        """Insert rows, table by table and each as its columns, in one transaction."""
+        with _transaction(self._connection, *self._words):
+            for table, columns in work:
+                statement, types = self._into[table]
+                values = [duckdb.Value(value, kind) for value, kind in zip(columns, types, strict=True)]
+                self._connection.execute(statement, values)
 
 
 def _create_tables(connection: duckdb.DuckDBPyConnection, tables: Iterable[str]) -> None:
     for table in tables:
         columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in TABLES[table].items())
-        connection.execute(f"CREATE TABLE {table} ({columns})")
+        key = f", PRIMARY KEY ({', '.join(map(_quoted, _KEYS[table]))})" if table in _KEYS else ""
+        connection.execute(f"CREATE TABLE {table} ({columns}{key})")
 
 
 def _define(connection: duckdb.DuckDBPyConnection) -> None:
@@ -849,12 +980,28 @@ def _create(path: Path) -> None:
     finally:
         connection.close()
     os.replace(draft, path)
-    if hasattr(os, "O_DIRECTORY"):  # DuckDB syncs the file, not its entry in the folder
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable: DuckDB syncs its files, not their names."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
+
+
+def _checkpoint(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Write the journal file (.wal) into the store, unless somebody else is just writing: it can wait."""
+    try:
+        connection.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        if "Cannot CHECKPOINT" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _check_place(path: Path, read_only: bool) -> None:

@@ -812,7 +812,7 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "schema newer",
         by_hand("UPDATE store SET schema_version = 7, created_by = 'smartorders_lab 3.1'"),
         StoreError,
-        "x.duckdb: has schema 7, written by smartorders_lab 3.1; smartorders_lab 0.1.0 reads schema 2; "
+        "x.duckdb: has schema 7, written by smartorders_lab 3.1; smartorders_lab 0.1.0 reads schema 3; "
         "update it: pip install -U smartorders_lab",
     ),
     (

@@ -17,7 +17,8 @@ PAGE = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
 HEAVY = {
     "numba": {"jit"},
     "duckdb": {"store", "feeds/history"},
-    "ccxt": {"feeds/fetch"},
+    "aiohttp": {"serve", "remote"},
+    "ccxt": {"feeds/fetch", "feeds/live"},
     "plotly": {"charts", "heatmaps"},
     "typer": {"cli"},
     "distributed": {"cluster"},

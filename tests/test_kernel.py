@@ -23,8 +23,7 @@ import smartorders_lab as so
 from smartorders_lab import replays
 from smartorders_lab.index import Index
 from smartorders_lab.lower import Table, lower_fills, suit
-from smartorders_lab.machine import Machine, Watch, chunk
-from smartorders_lab.rows import EVENT
+from smartorders_lab.machine import Machine, chunk
 from smartorders_lab.ticks import TickView
 
 EXAMPLES = int(os.environ.get("SMARTORDERS_EXAMPLES", "60" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "600"))
@@ -211,35 +210,3 @@ def test_the_index_changes_nothing(case: strategies.Case, repeat: list[int]) -> 
 def stretched(ticks: tuple[Tick, ...], repeat: list[int]) -> tuple[Tick, ...]:
     """The tape with each tick standing for a while: leaves and nodes in which nothing happens."""
     return tuple(tick for i, tick in enumerate(ticks) for _ in range(repeat[i % len(repeat)]))
-
-
-@random_cases
-@given(st.lists(strategies.cases(bars=False), min_size=1, max_size=3), runs)
-def test_ticks_one_by_one_are_the_tape(cases: list[strategies.Case], repeat: list[int]) -> None:
-    """Orders that sleep until a tick concerns them live the same life as on the whole tape at once."""
-    first = cases[0]
-    if first.poll_interval or first.fills.participation or first.ticks[0].buy is not None:
-        return
-    ticks = kernel_run.tape_of(stretched(first.ticks, repeat), first.instrument)
-    view = ticks.view()
-    orders = [c.order for c in cases if c.order.trigger == "last" and c.order.symbol == first.order.symbol]
-    orders = [o for o in orders if not any(p.level == "error" for p in o.check(ticks.instrument))]
-    low, high = ticks.price_range()
-    instrument = suit(ticks.instrument, orders, (), low, high)
-    machines = [
-        Machine(
-            Table(orders, instrument, [()] * len(orders), first.fills), lower_fills(first.fills, instrument, 0, high)
-        )
-        for _ in range(2)
-    ]
-    for machine in machines:
-        machine.book.orders.created = ticks.ts[0]
-    whole = machines[0].advance(chunk(view, instrument, first.fills, None), 0, len(orders))
-    watch = Watch(machines[1], kept=70)
-    pieces = [e for ts, price in zip(view.ts, view.price, strict=True) for e in watch.push(int(ts), int(price))]
-    pieces += watch.catch_up()
-    told = np.concatenate([*pieces, np.zeros(0, EVENT)])
-    told = told[np.lexsort((told["seq"], told["order"]))]
-    assert told.tobytes() == np.concatenate([*whole, np.zeros(0, EVENT)]).tobytes()
-    assert machines[0].book.orders.tobytes() == machines[1].book.orders.tobytes()
-    assert machines[0].book.legs.tobytes() == machines[1].book.legs.tobytes()

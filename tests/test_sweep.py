@@ -19,6 +19,7 @@ from smartorders_lab.entries import find_entries
 from smartorders_lab.fills import FillModel
 from smartorders_lab.folders import Folder
 from smartorders_lab.run import money, order_columns
+from smartorders_lab.store import SCHEMA_VERSION, TABLES
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_trades.parquet"
 T0 = 1_700_000_000 * 10**9
@@ -697,7 +698,7 @@ def test_an_older_store_gets_the_new_tables(ticks, tmp_path):
     path = tmp_path / "old.duckdb"
     run = so.replay(order(), ticks, store=path)
     with duckdb.connect(str(path)) as old:
-        for table in ("sweeps", "sweep_parts", "sweep_combinations", "sweep_orders"):
+        for table in (t for t in TABLES if t.startswith(("sweep", "session"))):
             old.execute(f"DROP TABLE {table}")
         old.execute("UPDATE store SET schema_version = 1")
     with so.Store(path, read_only=True) as store:
@@ -709,7 +710,7 @@ def test_an_older_store_gets_the_new_tables(ticks, tmp_path):
         assert store.run(run.id).orders.equals(run.orders)
         assert store.sweeps()["sweep"].to_list() == [found.id]
         assert store.verify()["sweep_combinations"] == 12
-        assert store.sql("SELECT schema_version FROM store").item() == 2
+        assert store.sql("SELECT schema_version FROM store").item() == SCHEMA_VERSION
         store.delete_sweep(found.id)
         assert store.verify()["sweep_parts"] == 0
 

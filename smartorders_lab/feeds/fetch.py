@@ -26,7 +26,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -240,6 +240,7 @@ def _span(first_ns: int, last_ns: int) -> str:
 
 
 def _venue(exchange: str) -> str:
+    """The name of the exchange as ccxt writes it. Raises DataError on one that is not in `VENUES`."""
     name = str(exchange).strip().lower()
     name = ALIASES.get(name, name)
     if name not in VENUES:
@@ -327,9 +328,7 @@ class Line:
         if not client.markets:
             self.ask("load_markets", check=False)
         if job.symbol not in client.markets:
-            close = get_close_matches(job.symbol, list(client.markets), 3, 0.5)
-            hint = f"try {', '.join(close)}" if close else "look its name up there"
-            raise ExchangeError(f"{job.exchange} {job.symbol}: no such market; {hint}")
+            raise no_market(job.exchange, job.symbol, client.markets)
         if job.timeframe and job.timeframe not in client.timeframes:
             known = ", ".join(name for name in client.timeframes if re.fullmatch(r"\d+[smhd]", name))
             raise DataError(f"timeframe = {job.timeframe!r}: {job.exchange} has no such candles; use one of {known}")
@@ -419,23 +418,34 @@ class Line:
             if identity is None:
                 raise TypeError
             price, size = float(trade["price"]), float(trade["amount"])
-            return self._time(trade, info), price, size, trade["side"] or "", str(identity)
+            return trade_ns(self.venue, trade), price, size, trade["side"] or "", str(identity)
         except (TypeError, ValueError, ArithmeticError):
             raise self.failed(f"trade = {info}: lacks an id, time, price or size", "report it") from None
 
-    def _time(self, trade: dict[str, Any], info: Any) -> int:
-        """The trade's time in ns, from the raw field where that is finer than ccxt's ms."""
-        coarse = int(trade["timestamp"]) * MS
-        if self.venue.fine is None:
-            return coarse
-        key, decimals = self.venue.fine
-        text = str(info["ts"] if key == "time" and "ts" in info else info[key])
-        if "T" in text:  # ISO: the seconds are known, what counts is the fraction
-            digits = re.search(r"\.(\d{1,9})", text)
-            fine = coarse // 10**9 * 10**9 + (int(digits[1].ljust(9, "0")) if digits else 0)
-        else:
-            fine = int(Decimal(text).scaleb(decimals))
-        return fine if abs(fine - coarse) < 2 * MS else coarse
+
+def trade_ns(venue: Venue, trade: dict[str, Any]) -> int:
+    """The time of one of ccxt's trades in ns, from the raw field where that is finer than ccxt's ms."""
+    coarse, info = int(trade["timestamp"]) * MS, trade["info"]
+    if venue.fine is None:
+        return coarse
+    key, decimals = venue.fine
+    # What is streamed is named otherwise than what is fetched: Kraken's rows are lists there and have names here.
+    if isinstance(key, int) and isinstance(info, dict):
+        key = "timestamp"
+    text = str(info["ts"] if key == "time" and "ts" in info else info[key])
+    if "T" in text:  # ISO: the seconds are known, what counts is the fraction
+        digits = re.search(r"\.(\d{1,9})", text)
+        fine = coarse // 10**9 * 10**9 + (int(digits[1].ljust(9, "0")) if digits else 0)
+    else:
+        fine = int(Decimal(text).scaleb(decimals))
+    return fine if abs(fine - coarse) < 2 * MS else coarse
+
+
+def no_market(exchange: str, symbol: str, markets: Iterable[str]) -> ExchangeError:
+    """The error of a symbol that the exchange does not have, with the closest that it has."""
+    close = get_close_matches(symbol, list(markets), 3, 0.5)
+    hint = f"try {', '.join(close)}" if close else "look its name up there"
+    return ExchangeError(f"{exchange} {symbol}: no such market; {hint}")
 
 
 def _order(row: Row) -> tuple[int, int, str]:
@@ -443,11 +453,16 @@ def _order(row: Row) -> tuple[int, int, str]:
     return row[0], len(row[4]), row[4]
 
 
+def no_ccxt(exchange: str) -> DataError:
+    """The error of an installation without ccxt."""
+    return DataError(f"exchange = {exchange!r}: ccxt is not installed; {_EXTRA}")
+
+
 def _client(job: Job) -> Any:
     try:
         import ccxt
     except ImportError:
-        raise DataError(f"exchange = {job.exchange!r}: ccxt is not installed; {_EXTRA}") from None
+        raise no_ccxt(job.exchange) from None
     client = getattr(ccxt, job.exchange)({"enableRateLimit": True})
     client.options["defaultType"] = "swap" if job.swap else "spot"
     # bybit would ask twelve times for markets of every type; those of ours are enough.

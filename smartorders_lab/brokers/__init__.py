@@ -1,0 +1,1 @@
+"""Where child orders go: the paper exchange (`paper`), and real ones."""
