@@ -659,7 +659,7 @@ class Replay:
             staying = [level for level in self.levels if level.status != "PENDING"]
             if len(staying) + len(order.take_profits) > MOST_LEVELS:
                 return "too_many"
-        if action.force or self.last is None:
+        if action.force:
             return None
         old = (self.order, self.levels, self.trailing_armed, self.even_fired, self.clock)
         self.land(order, set(action.changes))
@@ -677,10 +677,11 @@ class Replay:
             lines.append(self.even_price())
         if "trailing_take_profit" in changed:
             lines += [self.level_stop(level) for level in self.levels if level.mark is not None]
-        if any(self.against(self.last, line) for line in lines):
+        last = self.last if self.last is not None else self.tick.price
+        if any(self.against(last, line) for line in lines):
             return True
         pending = [level for level in self.levels if level.status == "PENDING"]
-        return "take_profits" in changed and any(self.in_favour(self.last, self.level_price(lv)) for lv in pending)
+        return "take_profits" in changed and any(self.in_favour(last, self.level_price(lv)) for lv in pending)
 
     def do_edit(self, action: Action) -> None:
         order, changed = action.apply(self.order), set(action.changes)

@@ -264,13 +264,17 @@ def actions(draw: Any, order: SmartOrder, first: int, last: int) -> tuple[Action
         if kind == "edit":
             fields["force"] = draw(st.booleans())
             fields["changes"] = draw(changes(side, spec))
+        found.append(Action(**fields))
+    kept = []
+    for action in sorted(found, key=lambda action: action.at):
+        if action.kind == "edit":
             try:
-                spec = spec.replace(**fields["changes"])
-                order.replace(**fields["changes"])
+                order.replace(**action.changes)
+                spec = spec.replace(**action.changes)
             except SpecError:
                 continue
-        found.append(Action(**fields))
-    return tuple(sorted(found, key=lambda action: action.at))
+        kept.append(action)
+    return tuple(kept)
 
 
 @st.composite

@@ -42,9 +42,12 @@ runs = st.lists(st.integers(1, 9) | st.sampled_from([15, 63, 64, 65, 130]), min_
 @random_cases
 @given(strategies.cases())
 def test_the_kernel_and_the_oracle_agree(case: strategies.Case) -> None:
-    truth = replay_one(
-        case.order, case.instrument, case.ticks, case.fills, case.actions, case.start, case.poll_interval
-    )
+    try:
+        truth = replay_one(
+            case.order, case.instrument, case.ticks, case.fills, case.actions, case.start, case.poll_interval
+        )
+    except so.SpecError:
+        return  # an edit that only made sense after one that was refused
     events, run = kernel_run.replay(case)
     for expected, event in zip(truth.events, events, strict=False):
         assert event == expected, "\n".join(map(str, ["oracle", *truth.events, "kernel", *events]))
