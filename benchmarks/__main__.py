@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import house, indexing, live, orders, others, sweeps
+from . import house, indexing, live, orders, others, sweeps, trading
 from .scale import FULL, QUICK, TOY
 from .table import plain, show
 
@@ -21,6 +21,7 @@ PARTS = {
     "index": indexing.rows,
     "sweeps": sweeps.rows,
     "live": live.rows,
+    "trading": trading.rows,
     "store": house.storing,
     "import": house.importing,
     "others": others.rows,

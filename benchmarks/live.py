@@ -58,7 +58,9 @@ def live(price: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
     price = np.concatenate([price[:1], price])
     desk.extend((ts[:1], price[:1]), late=False)
     _, everybody = desk.first_wake(0, 1)
-    entered(desk.turn(0, everybody), int(price[0]))
+    for dialogue in desk.turn(0, everybody).values():
+        entered(dialogue, int(price[0]))
+    desk.pass_by()
     begin = perf_counter()
     for k in range(1, TICKS + 1):
         desk.extend((ts[k : k + 1], price[k : k + 1]), late=False)

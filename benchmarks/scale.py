@@ -23,6 +23,8 @@ class Scale:
     watched: tuple[int, ...]
     stored: int  # orders
     processes: int  # runs of a subprocess
+    trading: tuple[int, int]  # orders, seconds at a steady pace
+    hour: int  # ticks after that, as fast as they go
 
 
 QUICK = Scale(
@@ -38,6 +40,8 @@ QUICK = Scale(
     watched=(100, 1_000, 10_000, 100_000),
     stored=20_000,
     processes=3,
+    trading=(1000, 5),
+    hour=20000,
 )
 FULL = Scale(
     rounds=7,
@@ -58,6 +62,8 @@ FULL = Scale(
     watched=(100, 1_000, 10_000, 100_000),
     stored=120_000,
     processes=5,
+    trading=(10000, 60),
+    hour=3600000,
 )
 TOY = Scale(
     rounds=1,
@@ -72,4 +78,6 @@ TOY = Scale(
     watched=(100,),
     stored=50,
     processes=1,
+    trading=(20, 1),
+    hour=500,
 )

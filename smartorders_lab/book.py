@@ -22,14 +22,14 @@ import io
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .actions import Action
-from .desk import Desk, Dialogue, Question, Said
+from .desk import HEADROOM, Desk, Dialogue, Question, Said
 from .errors import (
     ActionError,
     ActionRefused,
@@ -217,7 +217,11 @@ class Book:
         self._events: list[np.ndarray] = []
         self._more: deque[tuple[Job, Said]] = deque()
         self._touched: dict[tuple[str, str], set[int]] = {}
+        self._intended: set[tuple[int, int, Ask]] = set()
         self._past: _Past | None = None
+        self._died: dict[tuple[int, int, int], list[Any]] = {}
+        """Requests that a session which died was about to make: whether it did, only the broker knows."""
+        self._attempts: dict[tuple[int, int], list[list[Any]]] = {}
         self._here = 0
 
     # ------------------------------------------------------------------------------------------------ what happens
@@ -262,6 +266,8 @@ class Book:
         Raises ActionError for what makes no sense, ActionRefused for what the order does not take, StaleVersion among them.
         """
         market, desk = self._home(number)
+        if not desk.living(number):
+            raise ActionRefused(f"order {number}: is over; place another one", "wrong_status")
         if not market.ticks and kind != "cancel":
             raise ActionError(
                 f"order {number}: no price of {market.instrument.symbol} has come yet; wait for one, or cancel"
@@ -327,7 +333,7 @@ class Book:
         """Ask the broker what became of a child; send it again if it is proven absent, take it back again if that was lost."""
         job.looked(self.clock())
         reports = self._put(self.broker.query, job.submit.client_id)
-        job.doubted = all(report.what in (What.UNKNOWN, What.ABSENT) for report in reports)
+        job.answered(reports)
         self._hear(job, reports)
         if job.open and job.state is State.UNKNOWN and self.proof_ns == 0 and not job.absent:
             self._hear(
@@ -338,7 +344,9 @@ class Book:
         elif job.absent:
             market = self.markets[_symbol(job.submit.symbol)]
             self._again(job, max(self._stamp(market), market.late_until + 1), False)
-            self._hear(job, self._put(self.broker.submit, job.submit))
+            reports = self._put(self.broker.submit, job.submit)
+            job.answered(reports)
+            self._hear(job, reports)
         elif job.open and job.recalled and job.state is State.WORKING:
             cancel = Cancel(
                 job.submit.client_id, job.submit.symbol, self.markets[_symbol(job.submit.symbol)].last_ts, False
@@ -437,7 +445,7 @@ class Book:
         known = [market.instrument.price_units(price) for _, price in absolute_prices(order)]
         desk.expect(max([*known, *market.last.values(), 0]))
         desk.add(number, order, created)
-        self._drive(desk.tell(number, created), market, order.trigger, [number])
+        self._drive({number: desk.tell(number, created)}, market, order.trigger)
 
     def _open_desk(self, market: Market, trigger: str) -> Desk:
         quotes = trigger != "last"
@@ -451,7 +459,7 @@ class Book:
         market, desk = self._home(number)
         if after is not None:
             desk.expect(max([market.instrument.price_units(price) for _, price in absolute_prices(after)], default=0))
-        self._drive(desk.tell(number, int(action.at), action, after), market, self.homes[number][1], [number])
+        self._drive({number: desk.tell(number, int(action.at), action, after)}, market, self.homes[number][1])
 
     def _hear(self, job: Job, reports: Sequence[Report]) -> None:
         """Take in reports outside a question; if they change anything, they are an entry."""
@@ -578,7 +586,8 @@ class Book:
             if due == at:
                 told = self._due(symbol, at, children)
             concerned = {*(orders if tick == at else ()), *(order for order, _, _ in told)}
-            self._drive(desk.turn(at, concerned, told), market, trigger, concerned)
+            self._drive(desk.turn(at, concerned, told), market, trigger)
+            desk.pass_by(at + 1)
             self._carry_out()
             at += 1
         desk.pass_by()
@@ -655,11 +664,9 @@ class Book:
             touched, self._touched = self._touched, {}
             for (symbol, trigger), orders in touched.items():
                 desk = self.markets[symbol].desks[trigger]
-                for question in desk.outbox(orders):
-                    self._more += [
-                        (self.jobs[question.order, question.child], said)
-                        for said in self._ask(question, symbol, trigger)
-                    ]
+                questions = desk.outbox(orders)
+                for question, answers in zip(questions, self._ask_all(questions, symbol, trigger), strict=True):
+                    self._more += [(self.jobs[question.order, question.child], said) for said in answers]
             while self._more:
                 job, said = self._more.popleft()
                 leg = self._leg(job.order, job.child)
@@ -667,22 +674,41 @@ class Book:
                     continue
                 market, desk = self._home(job.order)
                 ts = max(market.last_ts, job.submit.sent)
-                self._drive(desk.hear(job.order, leg, ts, said), market, self.homes[job.order][1], [job.order])
+                self._drive({job.order: desk.hear(job.order, leg, ts, said)}, market, self.homes[job.order][1])
 
-    def _drive(self, dialogue: Dialogue, market: Market, trigger: str, orders: Iterable[int]) -> None:
-        """Let the engine ask until it is done."""
-        said: Any = None
-        while True:
-            try:
-                question = dialogue.send(said)
-            except StopIteration as stop:
-                self._book(stop.value)
-                break
-            answers = self._ask(question, market.instrument.symbol, trigger)
-            passed_by = question.ask == Ask.CANCEL and answers and answers[0][0] != Answer.CANCELLED
-            said = first([] if passed_by else answers)  # a fill that nobody had heard of is no answer to a cancel: it is news
-            self._more += [(self.jobs[question.order, question.child], more) for more in answers]
-        self._touched.setdefault((market.instrument.symbol, trigger), set()).update(orders)
+    def _drive(self, dialogues: Mapping[int, Dialogue], market: Market, trigger: str) -> None:
+        """Let the engine ask until it is done, all orders side by side: what they ask at the same time is made durable together."""
+        happened: dict[int, np.ndarray] = {}
+        said: dict[int, Said | None] = dict.fromkeys(sorted(dialogues))
+        while said:
+            questions: list[Question] = []
+            for number, answer in said.items():
+                try:
+                    questions.append(dialogues[number].send(answer))  # type: ignore[arg-type]
+                except StopIteration as stop:
+                    happened[number] = stop.value
+            said = {}
+            for question, answers in zip(
+                questions, self._ask_all(questions, market.instrument.symbol, trigger), strict=True
+            ):
+                passed_by = question.ask == Ask.CANCEL and answers and answers[0][0] != Answer.CANCELLED
+                # a fill that nobody had heard of is no answer to a cancel: it is news
+                said[question.order] = first([] if passed_by else answers)
+                self._more += [(self.jobs[question.order, question.child], more) for more in answers]
+        self._book(_stacked([happened[number] for number in sorted(happened)]))
+        self._touched.setdefault((market.instrument.symbol, trigger), set()).update(dialogues)
+
+    def _ask_all(self, questions: Sequence[Question], symbol: str, trigger: str) -> list[list[Said]]:
+        """What the broker says to each; what is new is made durable at once before the first is put."""
+        if self._past is None and len(questions) > 1:
+            now = self.clock()
+            for question in questions:
+                job = self.jobs.get((question.order, question.child)) or self._new_job(question, symbol, trigger)
+                self._intend(question, job, now)
+            self._commit()
+        answers = [self._ask(question, symbol, trigger) for question in questions]
+        self._intended.clear()
+        return answers
 
     def _ask(self, question: Question, symbol: str, trigger: str) -> list[Said]:
         """What the broker says: by the journal if that is known there, otherwise by asking once the question is durable."""
@@ -700,7 +726,7 @@ class Book:
                     f"session {self.journal.id}: at tick {question.tick} order {question.order} now asks for {question.ask.name} of child "
                     f"{question.child}; in its journal it is {data[:4]}; go on with the version that wrote it"
                 )
-            self._same_intent(question, job, past.intents.get((*key, int(question.ask))))
+            self._same_intent(question, job, past.intents.pop((*key, int(question.ask)), None))
             if question.ask == Ask.SUBMIT:
                 job.sent(data[5])
                 answered = {report[0] for report in data[4]}
@@ -708,12 +734,13 @@ class Book:
                     if attempt[3] in answered:
                         self._attempt(job, *attempt[2:7])
             return job.hear([Report(*report) for report in data[4]], data[5], self.proof_ns)
-        died = None if past is None else past.intents.get((*key, int(question.ask)))
-        attempts = [] if past is None else past.attempts.get(key, [])
         self._wake_up()
+        died, attempts = self._died.pop((*key, int(question.ask)), None), self._attempts.get(key, [])
         now = self.clock()
         lost = died is not None and question.ask == Ask.SUBMIT
         reports = self._find(job, died or [], attempts) if lost else self._request(question, job, now)
+        if question.ask == Ask.SUBMIT:
+            job.answered(reports)
         said = job.hear(reports, self.clock(), self.proof_ns)
         self._note("said", [*key, int(question.ask), question.tick, [[*report] for report in reports], now])
         return said
@@ -742,18 +769,26 @@ class Book:
 
     def _request(self, question: Question, job: Job, now: int) -> list[Report]:
         """Make a question durable, then put it to the broker."""
-        about = [question.order, question.child, int(question.ask)]
         if question.ask == Ask.MATCH:
             return self.broker.match(job.submit.client_id)
-        if question.ask == Ask.SUBMIT:
-            self._note("intent", [*about, question.tick, [*job.submit], now])
+        if (question.order, question.child, question.ask) not in self._intended:
+            self._intend(question, job, now)
             self._commit()
+        if question.ask == Ask.SUBMIT:
             job.sent(now)
             return self._put(self.broker.submit, job.submit)
-        cancel = Cancel(job.submit.client_id, job.submit.symbol, question.ts, question.instant)
-        self._note("intent", [*about, question.tick, [*cancel], now])
-        self._commit()
-        return self._put(self.broker.cancel, cancel)
+        return self._put(self.broker.cancel, self._cancel(question, job))
+
+    def _intend(self, question: Question, job: Job, now: int) -> None:
+        """Note what is about to be asked of the broker."""
+        if question.ask == Ask.MATCH:
+            return
+        request = job.submit if question.ask == Ask.SUBMIT else self._cancel(question, job)
+        self._note("intent", [question.order, question.child, int(question.ask), question.tick, [*request], now])
+        self._intended.add((question.order, question.child, question.ask))
+
+    def _cancel(self, question: Question, job: Job) -> Cancel:
+        return Cancel(job.submit.client_id, job.submit.symbol, question.ts, question.instant)
 
     def _put(self, ask: Callable[[Any], list[Report]], request: Any) -> list[Report]:
         """Put a request to the broker. Where it raises instead of answering, nobody knows what became of it."""
@@ -848,6 +883,15 @@ class Book:
 
         Raises StoreError where the journal does not lead to what it says came of it.
         """
+        if self.relive():
+            self._note("notice", ["", "resumed", f"after entry {self.journal.last}", 0])
+        self._carry_out()
+        self.flush()
+        self.refresh()
+
+    def relive(self) -> bool:
+        """Live through what the journal holds, from the snapshot that it gives; returns whether it holds anything. The broker is asked only
+        what the journal's end leaves open. Raises StoreError as `resume` does."""
         seq, body, entries = self.journal.load()
         changes = 0
         if body is not None:
@@ -868,11 +912,7 @@ class Book:
                 f"session {self.journal.id}: its journal holds {len(past.said)} answers and {len(past.events) - past.at} events that "
                 "do not come about when it is lived through again; go on with the version that wrote it"
             )
-        if entries or body is not None:
-            self._note("notice", ["", "resumed", f"after entry {self.journal.last}", 0])
-        self._carry_out()
-        self.flush()
-        self.refresh()
+        return bool(entries) or body is not None
 
     def _wake_up(self) -> None:
         """Here the session died: from now on things happen for the first time."""
@@ -884,7 +924,7 @@ class Book:
                 f"session {self.journal.id}: its journal goes on after a question that it does not answer; "
                 "go on with the version that wrote it"
             )
-        self._past = None
+        self._past, self._died, self._attempts = None, past.intents, past.attempts
 
     def _relive(self, seq: int, kind: str, body: bytes) -> None:
         """One entry of the journal, once more."""
@@ -997,7 +1037,8 @@ class Book:
                 market.guard.state = tuple(data["guard"])
             for trigger, orders, counts, specs, highest, last in data["desks"]:
                 desk = self._open_desk(market, trigger)
-                desk.expect(highest)
+                desk.highest = 0
+                desk.expect(-(-highest // HEADROOM))
                 desk.begin(market.ticks, last)
                 rows, legs, begin = arrays[f"rows{m}{trigger}"], arrays[f"legs{m}{trigger}"], 0
                 for k, (number, count, text) in enumerate(zip(orders, counts, specs, strict=True)):

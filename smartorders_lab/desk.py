@@ -285,30 +285,34 @@ class Desk:
         tick, count = first_wake(price, ts, a, b, self._watched, self._nods, self._woken)
         return int(tick) + self._base, [int(self.numbers[s]) for s in self._woken[:count]]
 
-    def turn(self, tick: int, orders: Iterable[int], due: Sequence[tuple[int, int, bool]] = ()) -> Dialogue:
-        """Tick number `tick`, which concerns `orders`; of `due`, (order, leg, whether a cancel), the broker has something to say."""
+    def turn(self, tick: int, orders: Iterable[int], due: Sequence[tuple[int, int, bool]] = ()) -> dict[int, Dialogue]:
+        """Tick number `tick`, which concerns `orders`; of `due`, (order, leg, whether a cancel), the broker has something to say.
+
+        Returns a dialogue for each order: they may be led in any order, also side by side. Then the tick has to `pass_by`.
+        """
         told: dict[int, list[tuple[int, bool]]] = {}
         for order, leg, cancel in due:
             told.setdefault(order, []).append((leg, cancel))
-        kept = []
         self.at = tick
-        for number in sorted({*orders, *told}):
-            slot = self.slots.get(number)
-            if slot is None or self.rows[slot].status >= Status.CLOSED:
-                continue
-            if number in told and self.rows[slot].cursor < tick:
-                self._sleep(slot, tick - self._base)
-            for leg, cancel in told.get(number, ()):
-                self.legs[self.rows[slot].leg + leg].news = News.CANCEL if cancel else News.REPORT
-            kept.append((yield from self._live(slot, tick)))
-            for leg, _ in told.get(number, ()):
-                self.legs[self.rows[slot].leg + leg].news = 0
-        self.at = tick + 1
-        return _joined(kept)
+        concerned = [n for n in sorted({*orders, *told}) if n in self.slots and self.living(n)]
+        return {number: self._meet(number, tick, told.get(number, ())) for number in concerned}
 
-    def pass_by(self) -> None:
-        """All ticks on the tape have been seen."""
-        self.at = self._base + self._ticks
+    def _meet(self, number: int, tick: int, told: Sequence[tuple[int, bool]]) -> Dialogue:
+        """One order and a tick at which the broker has something to say of the legs `told`."""
+        slot = self.slots[number]
+        if told:
+            self._arrive(slot)
+        begin = self.rows[slot].leg
+        for leg, cancel in told:
+            self.legs[begin + leg].news = News.CANCEL if cancel else News.REPORT
+        events = yield from self._live(slot, tick)
+        for leg, _ in told:
+            self.legs[begin + leg].news = 0
+        return events
+
+    def pass_by(self, tick: int | None = None) -> None:
+        """All ticks before `tick`, or all that are on the tape, have been seen."""
+        self.at = self._base + self._ticks if tick is None else tick
 
     def tell(self, number: int, ts: int, action: Action | None = None, after: SmartOrder | None = None) -> Dialogue:
         """An order comes into being, or is told an action (`after`: the spec after an edit), between the last tick and the next."""
@@ -483,6 +487,11 @@ class Desk:
 
     def _question(self, slot: int, tick: int, instant: bool) -> Question:
         now, row = self._now[0], self.rows[slot]
+        leg, ts = self.legs[now.ask_leg], now.ts
+        if (
+            now.asked != Ask.MATCH
+        ):  # with polling `now.ts` may have gone on to the end of the interval since it was asked
+            ts = leg.triggered_ts if now.asked == Ask.SUBMIT else leg.cancel_due - self.fills.latency
         return Question(
             Ask(int(now.asked)),
             int(self.numbers[slot]),
@@ -491,7 +500,7 @@ class Desk:
             int(now.ask_role),
             int(row.side * now.ask_price) if now.ask_limit else None,
             int(now.ask_quantity),
-            int(now.ts),
+            int(ts),
             tick,
             instant,
         )

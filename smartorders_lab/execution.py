@@ -54,7 +54,7 @@ class Job:
     misses: int = 0
     recalled: bool = False
     doubted: bool = False
-    """It was looked up, and that came to nothing."""
+    """It was asked about, and that came to nothing: what is heard of it since need not be all."""
     fills: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -81,6 +81,10 @@ class Job:
         """It is being looked up."""
         self.looks += 1
         self.look_ns = now_ns + min(FIRST_LOOK_NS << min(self.looks, 16), LONGEST_LOOK_NS)
+
+    def answered(self, reports: Iterable[Report]) -> None:
+        """These are the answer to a request or a look."""
+        self.doubted = all(report.what in (What.UNKNOWN, What.ABSENT) for report in reports)
 
     def hear(self, reports: Iterable[Report], now_ns: int, proof_ns: int) -> list[Said]:
         """Take in what the broker reports; returns what the engine has to hear of it.
