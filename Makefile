@@ -3,6 +3,7 @@
 #     make demo        a ladder replayed from many starts: table, out/demo.html, out/demo.duckdb
 #     make test        lint, types, tests, tests without the JIT, notebooks: what CI runs
 #     make lint | types | notebooks      one of them
+#     make simulate SEEDS=10000 STEPS=1000     sessions through every fault and crash, long; KILLS=200: make kill
 #     make clean       what was made here goes; the environment stays
 #     make distclean   and the environment too
 #
@@ -19,10 +20,14 @@ WORKERS ?= 2
 # also run as plain Python, without the compiler between the rules and the test
 WITHOUT_JIT ?= tests/test_rules.py tests/test_kernel.py
 NOTEBOOK_TIMEOUT ?= 120
+# of the long runs
+SEEDS ?= 10000
+STEPS ?= 1000
+KILLS ?= 200
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types tests tests-without-jit notebooks clean distclean
+.PHONY: help demo test lint types tests tests-without-jit notebooks simulate kill clean distclean
 
 help:
 	@sed -n '/^#  /s/^# *//p; /^# Another/s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +54,12 @@ tests-without-jit: $(VENV)/.dev
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(NOTEBOOK_TIMEOUT) notebooks
+
+simulate: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --steps $(STEPS) --workers $(WORKERS)
+
+kill: $(VENV)/.dev
+	$(BIN)/python tests/killing.py --kills $(KILLS)
 
 clean:
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

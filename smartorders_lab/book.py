@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .actions import Action
-from .desk import HEADROOM, Desk, Dialogue, Question, Said
+from .desk import HEADROOM, KEPT, Desk, Dialogue, Question, Said
 from .errors import (
     ActionError,
     ActionRefused,
@@ -143,6 +143,10 @@ class Market:
         """The last price of each series."""
         self.token = ""
         self.held_back = self.backward = 0
+        self.doubts: dict[str, tuple[int, int, int]] = {}
+        """The guard's state after each token that is not in the journal yet."""
+        self.doubt: tuple[int, int, int] | None = None
+        """Its state after the last one that is."""
         self.waiting: list[Block] = []
         """With polling: ticks of an interval that is not over yet."""
         self.pending: list[Block] = []
@@ -181,7 +185,8 @@ class Book:
     """The orders of a session. Made by `Book(...)`, then `resume()`, then used.
 
     `clock`: this machine's time in ns. `market_clock`: an estimate of the exchange's, 0 if there is none but the ticks. `told` is called
-    with (number of the first, events) once they are durable.
+    with (number of the first, events) once they are durable, `seen` with ticks and the number of the first, also when they are lived
+    through again.
     """
 
     def __init__(
@@ -191,6 +196,7 @@ class Book:
         clock: Callable[[], int],
         market_clock: Callable[[], int] = lambda: 0,
         told: Callable[[int, np.ndarray], None] = lambda number, events: None,
+        seen: Callable[[Instrument, int, Block], None] = lambda instrument, first, block: None,
     ):
         meta = journal.meta
         if meta.get("format") != FORMAT:
@@ -198,7 +204,8 @@ class Book:
                 f"session {journal.id}: its journal has format {meta.get('format')!r}, this version writes {FORMAT}; "
                 "go on with the version that began it"
             )
-        self.journal, self.broker, self.clock, self.market_clock, self.told = journal, broker, clock, market_clock, told
+        self.journal, self.broker, self.clock, self.market_clock = journal, broker, clock, market_clock
+        self.told, self.seen = told, seen
         self.fills = FillModel(**meta["fills"])
         self.poll_ns, self.outlier = int(meta["poll_ns"]), meta["outlier"]
         self.proof_ns = broker.request_expiry_ns + broker.visibility_lag_ns
@@ -223,6 +230,7 @@ class Book:
         """Requests that a session which died was about to make: whether it did, only the broker knows."""
         self._attempts: dict[tuple[int, int], list[list[Any]]] = {}
         self._here = 0
+        self._current: Market | None = None
 
     # ------------------------------------------------------------------------------------------------ what happens
 
@@ -299,7 +307,10 @@ class Book:
     def feed(self, block: Block) -> None:
         """More ticks of one symbol, in order. Ticks that go back in time are dropped and counted. Raises DataError for a missing series."""
         market = self._market(block.symbol)
-        for part in self._sampled(market, self._believed(market, block)):
+        believed = self._believed(market, block)
+        if market.guard is not None:
+            market.doubts[block.token] = market.guard.state
+        for part in self._sampled(market, believed):
             self._turn(lambda part=part: self._ticks(market, part))  # type: ignore[misc]
 
     def notice(self, notice: Notice) -> None:
@@ -525,11 +536,11 @@ class Book:
 
     def _ticks(self, market: Market, block: Block, entry: int = 0) -> None:
         """The engine and the broker see ticks: nothing is left out, but only what concerns anyone costs anything."""
+        self._current = market
         begin, n = market.ticks, len(block.ts)
+        self.seen(market.instrument, begin, block)
         if not entry:
             market.pending.append(block)
-        elif market.guard is not None:
-            market.guard.state = (int(block.price[-1]), 0, 0)
         market.ticks, market.last_ts = begin + n, int(block.ts[-1])
         market.late_until = market.last_ts if block.late else 0
         for series in _SERIES.values():
@@ -550,9 +561,9 @@ class Book:
     def _desk_ticks(self, market: Market, trigger: str, desk: Desk, block: Block, begin: int, entry: int) -> None:
         watched = getattr(block, _SERIES[trigger])
         buy = sell = watched
-        if trigger in ("bid", "ask"):
+        if trigger in ("bid", "ask") and block.bid is not None and block.ask is not None:
             buy, sell = block.ask, block.bid
-        elif trigger == "mark":
+        elif trigger == "mark" and block.price is not None:
             buy = sell = block.price
         desk.expect(int(max(watched.max(), buy.max(), sell.max())))
         for a, b in desk.pieces(len(block.ts)):
@@ -837,14 +848,16 @@ class Book:
         """Write something down; it is durable with the next commit."""
         if self._past is not None:
             return
-        for market in self.markets.values():
+        for market in sorted(self.markets.values(), key=lambda market: market is self._current):  # the one in progress last
             self._note_ticks(market)
         self._entries.append((kind, json.dumps(data, separators=(",", ":")).encode()))
 
     def _note_ticks(self, market: Market) -> None:
         if market.pending:
-            for block in _merged(market.pending):
-                self._entries.append(("ticks", pack_ticks(block)))
+            for block in market.pending if self.poll_ns else _merged(market.pending):
+                while block.token in market.doubts:  # what the guard held against the prints up to here
+                    market.doubt = market.doubts.pop(next(iter(market.doubts)))
+                self._entries.append(("ticks", pack_ticks(block, market.doubt)))
             market.pending = []
 
     def _book(self, events: np.ndarray) -> None:
@@ -932,6 +945,9 @@ class Book:
         if kind == "ticks":
             block = unpack_ticks(body)
             market = self.markets[block.symbol]
+            doubt = json.loads(body.partition(b"\n")[0])[5]
+            if market.guard is not None and doubt is not None:
+                market.guard.state = market.doubt = tuple(doubt)
             self._again_turn(lambda: self._ticks(market, block, seq))
             return
         data = json.loads(body)
@@ -1019,7 +1035,7 @@ class Book:
                     "instrument": market.instrument.model_dump(mode="json"),
                     "desks": desks,
                     **{name: getattr(market, name) for name in _MARKET},
-                    "guard": None if market.guard is None else [*market.guard.state],
+                    "guard": market.doubt,
                 }
             )
         return _pack(head, **arrays)
@@ -1034,7 +1050,7 @@ class Book:
             for name in _MARKET:
                 setattr(market, name, data[name])
             if market.guard is not None and data["guard"] is not None:
-                market.guard.state = tuple(data["guard"])
+                market.guard.state = market.doubt = tuple(data["guard"])
             for trigger, orders, counts, specs, highest, last in data["desks"]:
                 desk = self._open_desk(market, trigger)
                 desk.highest = 0
@@ -1097,17 +1113,18 @@ def _merged(blocks: Sequence[Block]) -> list[Block]:
     runs: list[list[Block]] = []
     for block in blocks:
         kind = [block.late, *(getattr(block, name) is None for name in _COLUMNS)]
-        if runs and [runs[-1][0].late, *(getattr(runs[-1][0], name) is None for name in _COLUMNS)] == kind:
+        alike = runs and [runs[-1][0].late, *(getattr(runs[-1][0], name) is None for name in _COLUMNS)] == kind
+        if alike and sum(len(other.ts) for other in runs[-1]) + len(block.ts) <= KEPT // 2:
             runs[-1].append(block)
         else:
             runs.append([block])
     return [_joined(run) for run in runs]
 
 
-def pack_ticks(block: Block) -> bytes:
-    """A block as bytes: a line of JSON, then its columns, compressed as differences."""
+def pack_ticks(block: Block, doubt: tuple[int, int, int] | None = None) -> bytes:
+    """A block, and the state of the guard after it, as bytes: a line of JSON, then its columns, compressed as differences."""
     columns = {name: getattr(block, name) for name in ("ts", *_COLUMNS) if getattr(block, name) is not None}
-    head = json.dumps([block.symbol, len(block.ts), block.token, block.late, [*columns]], separators=(",", ":"))
+    head = json.dumps([block.symbol, len(block.ts), block.token, block.late, [*columns], doubt], separators=(",", ":"))
     parts = [
         np.ascontiguousarray(column).tobytes()
         if name == "size"
@@ -1120,8 +1137,9 @@ def pack_ticks(block: Block) -> bytes:
 def unpack_ticks(body: bytes) -> Block:
     """The block that `pack_ticks` made bytes of."""
     head, _, data = body.partition(b"\n")
-    symbol, n, token, late, names = json.loads(head)
-    data, columns = zlib.decompress(data), {}
+    symbol, n, token, late, names, _ = json.loads(head)
+    data = zlib.decompress(data)
+    columns: dict[str, Any] = {"price": None}
     for k, name in enumerate(names):
         part = np.frombuffer(data, np.float64 if name == "size" else np.int64, n, 8 * n * k)
         columns[name] = part if name == "size" else np.cumsum(part)

@@ -1,4 +1,4 @@
-"""The command line: `smartorders replay`, `sweep`, `fetch`, `runs`, `orders`, `events`, `compare`, `sql`, `share`.
+"""The command line: `smartorders replay`, `sweep`, `fetch`, `runs`, `orders`, `events`, `compare`, `sql`, `share`; more in `trade_cli`.
 
 Tables and words go to stdout, warnings and errors to stderr, one line each; with `--json` stdout is JSON and nothing else.
 
@@ -151,6 +151,7 @@ def _options(
     smartorders replay plan.toml --store runs.duckdb
     smartorders sweep plan.toml --store out/sweep
     smartorders orders runs.duckdb --status stopped
+    smartorders paper plan.toml
     smartorders COMMAND --help
     """
     global _debug
@@ -488,7 +489,7 @@ def orders_command(
     limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """The orders of a run: how each began and ended, and what it earned.
+    """The orders of a run: how each began and ended, and what it earned. Of a session: how each stands, while it runs and after.
 
     \b
     smartorders orders runs.duckdb
@@ -498,12 +499,18 @@ def orders_command(
     import polars as pl
 
     from .rows import Status
+    from .trade_cli import session_rows
 
+    if status is not None:
+        status = _choice(status.upper(), [s.name for s in Status], "--status")
+    if (living := session_rows(store, run, "orders")) is not None:
+        _print_living(*living, order, status, limit, json)
+        return
     with _open(store) as opened:
         id = _chosen(opened, run)
-        frame = _only(opened.frame("orders", id), order, id)
+        frame = _only(opened.frame("orders", id), order, f"run {id}")
     if status is not None:
-        frame = frame.filter(pl.col("status") == _choice(status.upper(), [s.name for s in Status], "--status"))
+        frame = frame.filter(pl.col("status") == status)
     if frame["pnl_low"].null_count() == frame.height:
         frame = frame.drop("pnl_low", "pnl_high")
     _print_frame(f"Orders of run {id}", frame, json, limit, _ORDER_COLUMNS)
@@ -519,7 +526,7 @@ def events_command(
     limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """What happened to the orders of a run, event by event.
+    """What happened to the orders of a run or a session, event by event.
 
     \b
     smartorders events runs.duckdb --order 3
@@ -528,15 +535,20 @@ def events_command(
     import polars as pl
 
     from .rows import Kind, Status
+    from .trade_cli import session_rows
 
-    with _open(store) as opened:
-        id = _chosen(opened, run)
-        frame = _only(opened.frame("events", id), order, id)
+    if (living := session_rows(store, run, "events")) is not None:
+        id, frame = living
+    else:
+        with _open(store) as opened:
+            id = f"run {_chosen(opened, run)}"
+            frame = opened.frame("events", id.removeprefix("run "))
+    frame = _only(frame, order, id)
     if kind is not None:
         frame = frame.filter(pl.col("kind") == _choice(kind.lower(), [k.name.lower() for k in Kind], "--kind"))
     if status is not None:
         frame = frame.filter(pl.col("status") == _choice(status.upper(), [s.name for s in Status], "--status"))
-    _print_frame(f"Events of run {id}", frame, json, limit)
+    _print_frame(f"Events of {id}", frame, json, limit)
 
 
 @app.command("compare")
@@ -611,9 +623,35 @@ def _only(frame: pl.DataFrame, order: int | None, run: str) -> pl.DataFrame:
     if order is None:
         return frame
     if order not in frame["order"]:
-        last = frame["order"].to_numpy().max()
-        raise _UsageError(f"--order {order}: is not in run {run}; its orders are 0 to {last}")
+        last = frame["order"].to_list()
+        raise _UsageError(f"--order {order}: is not in {run}; its orders are 0 to {max(last, default=0)}")
     return frame.filter(pl.col("order") == order)
+
+
+def _print_living(
+    title: str, orders: list[dict[str, Any]], order: int | None, status: str | None, limit: int | None, as_json: bool
+) -> None:
+    """Orders of a session, as it describes them."""
+    from rich.text import Text
+
+    from .screen import orders_table
+
+    if order is not None and order not in {each["order"] for each in orders}:
+        raise _UsageError(f"--order {order}: is not in {title}; it has {len(orders)} orders, counted from 0")
+    orders = [o for o in orders if order in (None, o["order"]) and status in (None, o["status"])]
+    rows = (
+        len(orders)
+        if limit == 0 or (limit is None and as_json)
+        else min(_ROWS if limit is None else limit, len(orders))
+    )
+    if as_json:
+        _print_json(orders[:rows])
+        return
+    console = _console()
+    console.print(Text(f"Orders of {title}", style="bold"))
+    console.print(orders_table(orders[:rows], console.width))
+    if rows < len(orders):
+        print(f"{len(orders) - rows:,} more rows; --limit 0 shows all")
 
 
 def _choice(value: str, known: list[str], option: str) -> str:
@@ -629,21 +667,34 @@ def _choice(value: str, known: list[str], option: str) -> str:
 
 @app.command("share")
 def share_command(
-    what: Annotated[str, typer.Argument(metavar="PLAN.toml|LINK", help="A plan to share, or a link to open.")],
+    what: Annotated[
+        str, typer.Argument(metavar="PLAN.toml|LINK|STORE", help="A plan to share, a link to open, a running session.")
+    ],
+    number: Annotated[int | None, typer.Argument(metavar="[ORDER]", min=0, help="Of the session on STORE.")] = None,
     order: Annotated[int | None, typer.Option("--order", min=0, help="Only this [[orders]] of the plan.")] = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print TOML for a plan.")] = False,
     json: Json = False,
 ) -> None:
-    """Make a link of the orders of a plan, or open one: what it says and what to mind. Nothing is placed.
+    """Make a link of the orders of a plan or of an order of a running session, or open one: what it says and what to mind.
+
+    Nothing is placed.
 
     \b
     smartorders share plan.toml --order 0
+    smartorders share lab.duckdb 0
     smartorders share solab1:eyJlbnRyeSI6….1f3a9c2e
     smartorders share solab1:eyJlbnRyeSI6….1f3a9c2e --toml >> plan.toml
     """
     from .links import SCHEME
     from .spec import SmartOrder
 
+    if number is not None:
+        from .trade_cli import share_of
+
+        if order is not None or toml:
+            raise _UsageError("--order and --toml are for plans and links; leave them out")
+        share_of(Path(what), number, json)
+        return
     is_link = what.strip().startswith(SCHEME) and not os.path.exists(what)
     if is_link and order is not None:
         raise _UsageError("--order: a link holds one order; leave --order out")
@@ -772,3 +823,6 @@ def _console() -> Any:
 
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if known else _WIDTH, highlight=False)
+
+
+from . import trade_cli as trade_cli  # noqa: E402  its commands join those above, and it needs what stands there

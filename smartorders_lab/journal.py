@@ -324,6 +324,14 @@ class Journal:
                 yield order, body
             after = rows[-1][0]
 
+    def snapshots(self) -> Iterator[tuple[int, bytes]]:
+        """The snapshots that are kept and intact, oldest first: the entry that each is of, and the state."""
+        for seq, crc, body in self._ask(
+            "SELECT seq, crc, body FROM session_snapshots WHERE session = ? ORDER BY number"
+        ):
+            if zlib.crc32(body) == crc:
+                yield seq, body
+
     def load(self) -> tuple[int, bytes | None, list[Entry]]:
         """What to go on from: the newest intact snapshot, as (entry it is of, body) or (0, None), and the entries after it.
 
@@ -465,6 +473,7 @@ class MemoryJournal:
         self.hook = hook
         self._entries: list[Entry] = []
         self._events: list[np.ndarray] = [np.zeros(0, CHANGE)]
+        self._joining = threading.Lock()
         self._keys: set[tuple[int, int]] = set()
         self._snapshots: list[tuple[int, bytes]] = []
         self._finished: dict[int, tuple[int, bytes]] = {}
@@ -484,8 +493,9 @@ class MemoryJournal:
             if len(set(keys)) < len(keys) or not self._keys.isdisjoint(keys):
                 raise StoreError(f"session {self.id}: an event is there already; number the events of an order")
             self._keys.update(keys)
-            self._events.append(rows)
-            self.changes += len(rows)
+            with self._joining:
+                self._events.append(rows)
+                self.changes += len(rows)
         self._entries += [(self.last + n, kind, body) for n, (kind, body) in enumerate(entries, 1)]
         self.last += len(entries)
         self._call("after append")
@@ -523,8 +533,10 @@ class MemoryJournal:
 
     def events(self, since: int = 0, order: int | None = None, limit: int | None = None) -> np.ndarray:
         """As Journal.events."""
-        self._events = [np.concatenate(self._events)]
-        rows = self._events[0][max(0, since) :]
+        with self._joining:
+            if len(self._events) > 1:
+                self._events = [np.concatenate(self._events)]
+            rows = self._events[0][max(0, since) :]
         if order is not None:
             rows = rows[rows["order"] == order]
         return rows[:limit].copy()
@@ -534,6 +546,10 @@ class MemoryJournal:
         for order, (seq, body) in sorted(self._finished.items()):
             if until is None or seq <= until:
                 yield order, body
+
+    def snapshots(self) -> Iterator[tuple[int, bytes]]:
+        """As Journal.snapshots."""
+        yield from self._snapshots
 
     def load(self) -> tuple[int, bytes | None, list[Entry]]:
         """As Journal.load."""

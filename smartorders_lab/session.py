@@ -17,12 +17,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
+import itertools
+import json
+import logging
+import os
 import queue
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -31,12 +37,13 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from .book import FORMAT, Book
-from .errors import ActionError, SpecError, StoreError, short
+from .errors import ActionError, SmartOrdersError, SpecError, StoreError, short
 from .fields import plain
 from .fills import FillModel
 from .instrument import Instrument
 from .messages import Block, Notice
 from .outliers import Guard
+from .recorder import Recorder
 from .rows import EVENT, Status
 from .spec import SmartOrder
 from .times import duration_ns, duration_text, instant_text
@@ -52,10 +59,17 @@ SNAPSHOT_ENTRIES = 20_000
 """Entries of the journal after which a snapshot is taken and older ones are let go."""
 _SWITCH_S = 0.001
 """While a session runs, how long Python lets a busy thread run before another has its turn; 5 ms otherwise."""
+_FAREWELL_S = 5.0
+"""How long a session that is closed waits for its listeners."""
+
+log = logging.getLogger(__name__)
 
 
 class Feed(Protocol):
-    """Where ticks come from; see feeds/live.py and feeds/recorded.py."""
+    """Where ticks come from; see feeds/live.py and feeds/recorded.py.
+
+    Networks are its own business: whatever it raises in `next` is taken for a mistake in a program, and stops the session.
+    """
 
     name: str
 
@@ -66,10 +80,13 @@ class Feed(Protocol):
         """The market of a symbol."""
 
     async def start(self, symbol: str, triggers: frozenset[str] = ..., token: str = "") -> None:
-        """Begin with a symbol, or watch more of it."""
+        """Begin with a symbol, after what `token` names; without a token with what comes next."""
+
+    async def stop(self, symbol: str) -> None:
+        """End with a symbol; the last that comes of it is a Notice `stopped`."""
 
     async def next(self) -> Block | Notice | None:
-        """What comes next."""
+        """What comes next; None once it is closed."""
 
     async def close(self) -> None:
         """The end."""
@@ -85,6 +102,7 @@ def paper(
     balances: Mapping[str, Any] | None = None,
     poll_interval: Any = None,
     outlier: Any = "unset",
+    keep_ticks: Any = None,
     **options: Any,
 ) -> Session:
     """A session on paper: live ticks of an `exchange`, or those of a `feed`, filled by the simulated venue of replay.
@@ -92,7 +110,8 @@ def paper(
     `store`: the DuckDB file in which it is kept, None: nowhere. `name`: the session of that name is resumed if it is there. `fills`: what
     is assumed of the venue; `balances`: an account that orders are paid from (`{"USDT": 1000}`), None: no limit. `poll_interval`: look
     only at the last price of each interval. `outlier`: the guard against outlier prints, None: believe everything (5 % on a live feed, None
-    on a recorded one unless given). `options` go to the live feed (see LiveFeed). Raises SmartOrdersError.
+    on a recorded one unless given). `keep_ticks`: a folder for the ticks that it sees (see recorder.py). `options` go to the live feed
+    (see LiveFeed). Raises SmartOrdersError.
     """
     from .brokers.paper import PaperBroker
 
@@ -109,7 +128,8 @@ def paper(
             next(iter(options)), options, "is an option of a live feed", "leave it out, or set it on the feed"
         )
     live = getattr(feed, "real_time", True)
-    if outlier == "unset":
+    outlier_is_open = isinstance(outlier, str) and outlier == "unset"
+    if outlier_is_open:
         outlier = "5%" if live else None
     model = None if fills is None else fills if isinstance(fills, FillModel) else FillModel(**fills)
     try:
@@ -125,7 +145,10 @@ def paper(
         "outlier": None if outlier is None else Guard(outlier).text,
         "balances": None if balances is None else {str(k): str(v) for k, v in balances.items()},
     }
-    asked = {"exchange"} | ({"fills"} if model else set()) | ({"poll_ns"} if poll_interval is not None else set())
+    if hasattr(feed, "describe"):
+        meta["ticks"] = feed.describe()
+    given = {"fills": model, "poll_ns": poll_interval, "balances": balances, "outlier": None if outlier_is_open else ""}
+    asked = {"exchange", "ticks"} | {key for key, value in given.items() if value is not None}
     name = name or f"paper {feed.name}"
     journal, opened = _journal(store, name, meta, asked)
     try:
@@ -136,7 +159,7 @@ def paper(
         if opened is not None:
             opened.close()
         raise
-    return Session(journal, broker, feed, opened)
+    return Session(journal, broker, feed, opened, None if keep_ticks is None else Recorder(keep_ticks))
 
 
 def _journal(store: Any, name: str, meta: dict[str, Any], asked: set[str]) -> tuple[Any, Any]:
@@ -149,17 +172,22 @@ def _journal(store: Any, name: str, meta: dict[str, Any], asked: set[str]) -> tu
 
     if isinstance(store, Store):
         raise SpecError.one("store", store.path, "a session owns its store", "give the path, and close the Store first")
+    _make_way(Path(store))
     opened = Store(store)
     try:
         names = opened.sessions()
         if name not in names["name"].to_list():
             return Journal.create(opened, meta, name), opened
         journal = Journal.open(opened, name)
-        for key in asked:
-            if journal.meta.get(key) != meta[key]:
+        for key in sorted(asked & meta.keys()):
+            was, now = journal.meta.get(key), json.loads(json.dumps(meta[key]))
+            if key == "ticks" and was is not None:  # other symbols may come and go
+                was, now = ({s: x for s, x in one.items() if s in was.keys() & now.keys()} for one in (was, now))
+            if was != now:
+                word, shown = _SETTINGS.get(key, (key, short))
                 raise StoreError(
-                    f"{opened.path}: session {name!r} was begun with {key} = {short(journal.meta.get(key))}, not {short(meta[key])}; "
-                    "leave it out to go on as it was, or take another name"
+                    f"{opened.path}: session {name!r} was begun with {word} = {shown(was)}, not {shown(now)}; "
+                    "give what it was begun with to go on, or take another name"
                 )
         return journal, opened
     except BaseException:
@@ -167,11 +195,31 @@ def _journal(store: Any, name: str, meta: dict[str, Any], asked: set[str]) -> tu
         raise
 
 
+def _make_way(path: Path) -> None:
+    """Close a session of this process on that store that has stopped by itself. Raises StoreError if one is running."""
+    for session in [*_OPEN]:
+        if session.store is None or session.store.path.resolve() != path.resolve():
+            continue
+        if session.status != "stopped":
+            raise StoreError(
+                f"{path}: session {session.name!r} of this process (pid {os.getpid()}) is open on it; go on with that one, or end it "
+                "first with its close() (smartorders_lab.session.close_all() ends all of this process)"
+            )
+        session.close()
+
+
+_SETTINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "poll_ns": ("poll_interval", lambda ns: duration_text(ns) if ns else "None"),
+    "ticks": ("other ticks", lambda ticks: ", ".join(f"{symbol} {digest[:8]}" for symbol, digest in ticks.items())),
+}
+"""Settings whose names in the journal are not those of `paper`, and how they are shown."""
+
+
 class Session:
     """Orders that live. Made by `paper(...)`; a context manager. Calls may come from any thread."""
 
-    def __init__(self, journal: Any, broker: Any, feed: Feed, store: Any = None):
-        self.journal, self.broker, self.feed, self.store = journal, broker, feed, store
+    def __init__(self, journal: Any, broker: Any, feed: Feed, store: Any = None, recorder: Recorder | None = None):
+        self.journal, self.broker, self.feed, self.store, self.recorder = journal, broker, feed, store, recorder
         self.id: str = journal.id
         self.name: str = journal.name
         self.mode: str = journal.meta.get("mode", "paper")
@@ -179,24 +227,29 @@ class Session:
         self.book: Book
         self._live = getattr(feed, "real_time", True)
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._listeners: dict[int, Callable[[list[dict[str, Any]]], None]] = {}
+        self._listeners: dict[int, tuple[int, Callable[[list[dict[str, Any]]], None]]] = {}
+        self._numbers = itertools.count()
         self._ready, self._idle, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._calls: set[Future[Any]] = set()
+        self._calling = threading.Lock()
+        self._refuses = False
         self._stop: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
         self._status = "starting"
-        self._watched: dict[str, set[str]] = {}
-        self._count = 0
+        self._watched: dict[str, frozenset[str]] = {}
+        self._watching: asyncio.Lock
+        self._stopped_lines: dict[str, asyncio.Event] = {}
         self._thread = threading.Thread(target=self._run, name=f"session {self.id}", daemon=True)
         self._teller = threading.Thread(target=self._tell, name=f"session {self.id} listeners", daemon=True)
-        if hasattr(feed, "on_play"):
-            feed.on_play = self._idle.clear
         self._thread.start()
         self._teller.start()
-        self._ready.wait()
-        if self.error is not None:
-            error = self.error
+        try:
+            self._ready.wait()
+            if self.error is not None:
+                raise self.error
+        except BaseException:
             self.close()
-            raise error
+            raise
         _OPEN.add(self)
 
     def __enter__(self) -> Self:
@@ -219,7 +272,7 @@ class Session:
         """
         if not isinstance(order, SmartOrder):
             raise SpecError.one("order", order, "is not a SmartOrder", "build it with SmartOrder(...)")
-        return int(self._call(self._place(order, key)))
+        return int(self._call(self._place(order, key))[0])
 
     def edit(self, oid: int, version: int | None = None, force: bool = False, **changes: Any) -> int:
         """Change fields of a living order (`stop_loss=96`); returns its new version. Raises ActionRefused, StaleVersion, SpecError.
@@ -261,36 +314,58 @@ class Session:
     def _act(self, oid: int, kind: str, version: int | None, force: bool = False, **details: Any) -> int:
         return int(self._do(lambda: self.book.act(_number(oid), kind, version, force, **details)))
 
-    async def _place(self, order: SmartOrder, key: str) -> int:
-        if key and key in self.book.keys:
-            return self.book.place(order, key)
-        instrument = self.feed.instrument(order.symbol)
-        self.book.open_market(instrument)
+    async def _place(self, order: SmartOrder, key: str) -> tuple[int, int]:
+        """Number and version of a new order."""
+        if not (key and key in self.book.keys):
+            instrument = self.feed.instrument(order.symbol)
+            self.book._check(order, self.book.open_market(instrument))
+            await self._watch(
+                order.symbol, {order.trigger}
+            )  # first: an order that nobody watches must not be in the journal
         number = self.book.place(order, key)
-        await self._watch(order.symbol, order.trigger)
-        return number
+        return number, self.book.version(number)
 
-    async def _watch(self, symbol: str, trigger: str) -> None:
-        watched = self._watched.setdefault(symbol, set())
-        if trigger not in watched:
+    async def _watch(self, symbol: str, triggers: set[str]) -> None:
+        """Have the feed bring what these triggers need, from where the book is."""
+        async with self._watching:
+            watched = self._watched.get(symbol, frozenset())
+            if triggers <= watched:
+                return
+            market = self.book.markets[symbol]
+            if watched and self._live:  # it begins anew where what has arrived ends
+                over = self._stopped_lines[symbol] = asyncio.Event()
+                await self.feed.stop(symbol)
+                await over.wait()
+            busy = any(desk.busy for desk in market.desks.values())
+            if self._live and not watched:
+                market.state = "stale"  # until the feed says otherwise
+            was_idle = self._idle.is_set()
             self._idle.clear()
-            await self.feed.start(symbol, frozenset({*watched, trigger}), self.book.markets[symbol].token)
-            watched.add(trigger)
+            token = market.token if busy or watched or not self._live else ""
+            try:
+                await self.feed.start(symbol, watched | triggers, token)
+            except BaseException:
+                if watched and self._live:
+                    await self.feed.start(symbol, watched, market.token)
+                if was_idle:
+                    self._idle.set()
+                raise
+            self._watched[symbol] = watched | triggers
 
     # ------------------------------------------------------------------------------------------------ looking
 
     @property
     def status(self) -> str:
         """`starting`, `live`, `stale` (no ticks come, so nothing can trigger), `ended` (so is the feed) or `stopped`."""
-        if self._status == "live" and any(market.state == "stale" for market in self.book.markets.values()):
+        if self._status == "live" and any(self.book.markets[symbol].state == "stale" for symbol in [*self._watched]):
             return "stale"
         return self._status
 
     def orders(self) -> pl.DataFrame:
         """All orders, one row each."""
-        from .remote import table
+        from .remote import _ORDERS, table
 
-        return table(self.state()["orders"])
+        return table(self.state()["orders"], _ORDERS)
 
     def order(self, oid: int) -> dict[str, Any]:
         """One order as it stands, as plain data."""
@@ -333,10 +408,13 @@ class Session:
 
     def on_change(self, callback: Callable[[list[dict[str, Any]]], None]) -> Callable[[], None]:
         """As `on_event`, with all changes of one commit at once, and with none when only the status has changed."""
-        self._count += 1
-        number = self._count
-        self._listeners[number] = callback
-        return lambda: self._listeners.pop(number, None) and None
+        number = next(self._numbers)
+        self._listeners[number] = (self.journal.changes, callback)
+
+        def end() -> None:
+            self._listeners.pop(number, None)
+
+        return end
 
     def run(self) -> Run:
         """The session so far as a `Run`, one symbol at a time: frames, summary, charts. Raises ActionError if it has several symbols."""
@@ -397,15 +475,16 @@ class Session:
         """A call as plain data, as it comes from another process. Raises SmartOrdersError."""
         given = dict(arguments)
         if name == "place":
-            number = self.place(SmartOrder.from_dict(given["spec"]), str(given.get("key", "")))
-            return {"order": number, "version": self.book.version(number)}
+            order = SmartOrder.from_dict(given.get("spec", {}))
+            number, version = self._call(self._place(order, str(given.get("key", ""))))
+            return {"order": number, "version": version}
         if name == "refresh":
             return {"looked_up": self.refresh(given.get("order"))}
-        oid = given.pop("order")
+        oid = given.pop("order", None)
         if name == "share":
             return {"order": oid, "link": self.share(oid)}
         if name == "edit":
-            given = {**given.pop("changes"), **given}
+            given = {**given.pop("changes", {}), **given}
         calls: dict[str, Callable[..., int]] = {
             n: getattr(self, n) for n in ("edit", "add_funds", "reduce_funds", "open_now", "close_at_market", "cancel")
         }
@@ -428,92 +507,160 @@ class Session:
         return done
 
     def close(self) -> None:
-        """Stop: nothing is lost, and the same call goes on with it. May be called twice."""
+        """Stop: nothing is lost, and the same call goes on with it. May be called twice, and from any thread but the session's own.
+
+        Listeners are told what is left to tell, for a moment.
+        """
+        if threading.current_thread() is self._thread:
+            raise ActionError("a session cannot be closed from its own thread; close it from another one")
         _OPEN.discard(self)
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            if self._ready.is_set():
+                self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
         self._events.put(None)
         if threading.current_thread() is not self._teller:
-            self._teller.join()
+            self._teller.join(_FAREWELL_S)
         self.broker.close()
         if self.store is not None:
             self.store.close()
 
     def compact(self) -> None:
         """Take a snapshot, and let go of what the one before it covers: the next start is quick and the store stays small."""
-        self._do(self.book.compact)
+
+        def work() -> None:
+            if self.recorder is not None:
+                self.recorder.flush()
+            self.book.compact()
+
+        self._do(work)
 
     # ------------------------------------------------------------------------------------------------ its own thread
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._main())
+            with _quick_switches():
+                asyncio.run(self._main())
         except BaseException as error:
-            self.error = error
-        finally:
-            self._status = "stopped"
-            self._ready.set()
-            self._idle.set()
-            self._over.set()
-            self._events.put([])
+            self.error = self.error or error
+        if self.error is not None and self._ready.is_set():
+            log.error("session %s stopped: %s", self.name, self.error, exc_info=self.error)
+        self._status = "stopped"
+        self._over.set()
+        self._idle.set()
+        self._ready.set()
+        self._events.put([])
 
     async def _main(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(min(before, _SWITCH_S))
+        self._loop, self._stop, self._watching = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
         tasks: list[asyncio.Task[None]] = []
+        opened = False
         try:
             clock = time.time_ns
-            market_clock = clock if self._live else (lambda: 0)
-            self.book = Book(self.journal, self.broker, clock, market_clock, self._told)
+            self.book = Book(self.journal, self.broker, clock, self._market_clock, self._told)
+            if self.recorder is not None:
+                self.book.seen = self.recorder.keep
             await self.feed.open()
+            opened = True
+            if hasattr(self.feed, "on_play"):
+                self.feed.on_play = self._goes_on
             self.book.resume()
             for symbol, market in self.book.markets.items():
-                for trigger, desk in market.desks.items():
-                    if desk.busy:
-                        await self._watch(symbol, trigger)
+                if busy := {trigger for trigger, desk in market.desks.items() if desk.busy}:
+                    await self._watch(symbol, busy)
+            if not self._live and not self._watched:
+                self._idle.set()
             self._status = "live"
             self._ready.set()
             tasks = [asyncio.create_task(work) for work in (self._read(), self._keep_time(), self._stopped())]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            self.book.flush()
-            if self.journal.last - self.book.covered > SNAPSHOT_ENTRIES // 20:
-                self.book.compact()
-            self.journal.end()
+            await self._last_calls()
+            if self.error is None:
+                self.book.flush()
+                if self.recorder is not None:
+                    self.recorder.flush()
+                if self.journal.last - self.book.covered > SNAPSHOT_ENTRIES // 20:
+                    self.book.compact()
+                self.journal.end()
+        except Exception as error:
+            self._fail(error)
         finally:
-            sys.setswitchinterval(before)
+            await self._last_calls()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.feed.close()
+            if opened:
+                await self.feed.close()
+
+    def _market_clock(self) -> int:
+        """The exchange's clock, in ns: what is sent now must not be too early or late for the ticks that come."""
+        if hasattr(self.feed, "now_ms"):
+            return int(self.feed.now_ms() * 1e6)
+        if hasattr(self.feed, "clock"):
+            return int(self.feed.clock())
+        return time.time_ns() if self._live else 0
+
+    def _fail(self, error: BaseException) -> None:
+        """What could not be kept must not be traded on, and what is wrong in itself neither: stop."""
+        self.error = self.error or error
+        self._stop.set()
+
+    async def _last_calls(self) -> None:
+        """Take no more calls. Those that came before are carried out; one that waits for the feed is given up."""
+        with self._calling:
+            self._refuses = True
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for call in [*self._calls]:
+            call.cancel()
+        await asyncio.sleep(0)
 
     async def _read(self) -> None:
         """What the feed brings, until the session stops."""
         while True:
             item = await self.feed.next()
             if isinstance(item, Block):
+                if self._status == "ended":
+                    self._now("live")
                 self.book.feed(item)
                 await asyncio.sleep(0)
-            elif item is None or item.what == "paused":
+            elif item is None:
                 self.book.settle()
-                if item is None:
-                    self._status = "ended"
-                    self._events.put([])
+                self._now("ended")
                 self._idle.set()
-                if item is None:
-                    await asyncio.get_running_loop().create_future()
+                return await self._stopped()
+            elif item.what in ("paused", "ended"):
+                self.book.settle()
+                if item.what == "ended":
+                    self._now("ended")
+                getattr(self.feed, "at_rest", lambda then: then())(self._idle.set)
+            elif item.what == "stopped":
+                if item.symbol in self._stopped_lines:
+                    self._stopped_lines.pop(item.symbol).set()
             else:
                 self.book.notice(item)
                 self._events.put([])
+
+    def _now(self, status: str) -> None:
+        self._status = status
+        self._events.put([])
+
+    def _goes_on(self) -> None:
+        """The feed has been told to go on."""
+        self._idle.clear()
+        if self._over.is_set():
+            self._idle.set()
 
     async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(TIMER_S)
             self.book.timer()
-            if self.journal.last - self.book.covered > SNAPSHOT_ENTRIES:
+            compacts = self.journal.last - self.book.covered > SNAPSHOT_ENTRIES
+            if self.recorder is not None and (compacts or self.recorder.full):
+                await asyncio.to_thread(self.recorder.flush)
+            if compacts:
                 self.book.compact()
 
     async def _stopped(self) -> None:
@@ -525,17 +672,19 @@ class Session:
     def _tell(self) -> None:
         """Tell listeners, on a thread of its own."""
         while (item := self._events.get()) is not None:
+            listeners = [*self._listeners.items()]
             changes: list[dict[str, Any]] = []
-            if item:
-                number, events = item
-                changes = [self._change(row, number + k) for k, row in enumerate(events)] if self._listeners else []
-            for callback in [*self._listeners.values()]:
+            if item and listeners:
+                first, events = item
+                changes = [self._change(row, first + k) for k, row in enumerate(events)]
+            for number, (since, callback) in listeners:
+                news = [change for change in changes if change["seq"] > since]
+                if number not in self._listeners or (item and not news):
+                    continue
                 try:
-                    callback(changes)
-                except Exception as error:
-                    import logging
-
-                    logging.getLogger(__name__).exception("a listener of session %s failed: %s", self.id, error)
+                    callback(news)
+                except BaseException as error:  # also exit(), which would end this thread and nothing else
+                    log.error("a listener of session %s failed: %s", self.name, error, exc_info=error)
 
     def _do(self, work: Callable[[], Any]) -> Any:
         async def coroutine() -> Any:
@@ -545,21 +694,42 @@ class Session:
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Have something done on the session's thread, and wait for it."""
-        if not self._thread.is_alive() or self._over.is_set():
-            work.close()
-            why = f": {self.error}" if self.error else ""
-            raise StoreError(f"session {self.name!r} is stopped{why}; start it again under the same name")
         if threading.current_thread() is self._thread:
             work.close()
             raise ActionError("a call from the session's own thread would wait for itself; call from another one")
-        return asyncio.run_coroutine_threadsafe(self._guarded(work), self._loop).result()
+        with self._calling:
+            if self._refuses or self.error is not None or self._over.is_set():
+                work.close()
+                raise self._is_over()
+            call = asyncio.run_coroutine_threadsafe(self._guarded(work), self._loop)
+            self._calls.add(call)
+        try:
+            return call.result()
+        except CancelledError:
+            raise StoreError(
+                f"session {self.name!r} was stopped before this call was done; start it again under the same name and look at its orders"
+            ) from None
+        finally:
+            self._calls.discard(call)
+
+    def _is_over(self) -> StoreError:
+        why = f": {self.error}" if self.error else ""
+        return StoreError(f"session {self.name!r} is stopped{why}; start it again under the same name")
 
     async def _guarded(self, work: Coroutine[Any, Any, Any]) -> Any:
+        if self.error is not None:
+            work.close()
+            raise self._is_over()
+        before = self.journal.last
         try:
             return await work
-        except StoreError as error:  # what could not be kept must not be traded on
-            self.error = error
-            self._stop.set()
+        except Exception as error:
+            refused = isinstance(error, SmartOrdersError) and not isinstance(error, StoreError)
+            half_done = any(
+                kind in ("place", "action") for kind, _ in self.book._entries
+            )  # noted, and its turn has failed
+            if half_done or isinstance(error, StoreError) or not (refused or self.journal.last == before):
+                self._fail(error)
             raise
 
     # ------------------------------------------------------------------------------------------------ plain data
@@ -614,9 +784,32 @@ _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """End every session of this process, as its end does."""
     for session in [*_OPEN]:
         session.close()
+
+
+_running, _before = 0, 0.0
+_counting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quick_switches() -> Iterator[None]:
+    """Quick turns of Python's threads, while any session runs."""
+    global _running, _before
+    with _counting:
+        if not _running:
+            _before = sys.getswitchinterval()
+            sys.setswitchinterval(min(_before, _SWITCH_S))
+        _running += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _running -= 1
+            if not _running:
+                sys.setswitchinterval(_before)
 
 
 def _number(oid: Any) -> int:

@@ -20,7 +20,7 @@ HEAVY = {
     "aiohttp": {"serve", "remote"},
     "ccxt": {"feeds/fetch", "feeds/live"},
     "plotly": {"charts", "heatmaps"},
-    "typer": {"cli"},
+    "typer": {"cli", "trade_cli"},
     "distributed": {"cluster"},
 }
 

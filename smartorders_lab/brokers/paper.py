@@ -816,7 +816,7 @@ def _refusal(submit: Submit, instrument: Instrument) -> str:
 
 def _currencies(symbol: str) -> tuple[str, str, str]:
     """Base, quote and settle currency of a symbol; no settle currency on spot."""
-    match = _SYMBOL.fullmatch(symbol)
+    match = _SYMBOL.fullmatch(symbol.partition("@")[0])  # after it comes the price that is watched, not what is traded
     if match is None:
         raise DataError(f"symbol = {short(symbol)}: names no currencies; write BTC/USDT or BTC/USDT:USDT")
     return match[1], match[2], match[3] or ""

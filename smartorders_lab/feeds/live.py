@@ -597,11 +597,12 @@ class LiveFeed:
             line.tasks.append(asyncio.create_task(self._guarded(line, what, partial(job, stream), stream)))
 
     async def stop(self, symbol: str) -> None:
-        """End with `symbol`; what has arrived is still delivered."""
+        """End with `symbol`; what has arrived is still delivered, then a notice `stopped`."""
         line = self._lines.pop(symbol, None)
         if line is None:
             raise DataError(f"symbol = {symbol!r}: is not running; start it first")
         await _ended(line.tasks)
+        self.say(line, "stopped", "nothing more comes")
         for socket in self._sockets.values():
             socket.streams -= set(line.streams.values())
             if not socket.streams:

@@ -59,7 +59,7 @@ class RecordedFeed:
         self._at: dict[str, int] = {}
         self._began: tuple[float, int] | None = None
         self._ended = self._told = False
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self.on_play: Callable[[], None] = lambda: None
@@ -69,11 +69,18 @@ class RecordedFeed:
         """What a session remembers of it."""
         return {symbol: ticks.data_hash for symbol, ticks in self.ticks.items()}
 
+    def clock(self) -> int:
+        """A time in ns before all ticks: what happens before the first of them happens then."""
+        return min((int(one.ts[0]) for one in self.ticks.values() if len(one.ts)), default=1) - 1
+
     # ------------------------------------------------------------------------------------------------ what a session calls
 
     async def open(self) -> None:
-        """Get ready, in the session's event loop."""
-        self._loop = asyncio.get_running_loop()
+        """Get ready, in the session's event loop, from the beginning. Raises DataError while another session has it."""
+        if self._loop is not None and not self._ended:
+            raise DataError("feed: another session is at it; close that one, or make another feed of the same ticks")
+        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
+        self._at, self._began, self._ended, self._told = {}, None, False, False
 
     def instrument(self, symbol: str) -> Instrument:
         """The market of a symbol. Raises DataError if it was not recorded."""
@@ -85,44 +92,56 @@ class RecordedFeed:
         for trigger in triggers:
             ticks.view(trigger)
         if symbol not in self._at:
-            self._at[symbol] = int(token or 0)
-            self._began = None
+            with self._lock:
+                self._at[symbol] = int(token or 0)
+                self._began, self._told = None, False
             self._changed.set()
 
     async def stop(self, symbol: str) -> None:
         """No more of a symbol."""
-        self._at.pop(symbol, None)
+        with self._lock:
+            self._at.pop(symbol, None)
 
     async def next(self) -> Block | Notice | None:
-        """The next ticks; None when all have been handed over. A Notice `paused` when it stops to wait for `play`."""
+        """The next ticks. A Notice `paused` when it stops to wait for `play`, `ended` when all have been handed over; None once closed."""
         while True:
-            symbol, until, wait = self._next_symbol()
-            if symbol is not None and wait <= 0:
-                return self._block(symbol, until)
-            if self._ended or (self._at and symbol is None and self._until is None):
-                return None
-            if self._at and symbol is None and not self._told:
-                self._told = True
-                return Notice("", "paused", "")
             self._changed.clear()
+            if self._ended:
+                return None
+            with self._lock:
+                symbol, until, wait = self._next_symbol()
+                if symbol is not None and wait <= 0:
+                    return self._block(symbol, until)
+                if symbol is None and not self._told:
+                    self._told = True
+                    left = not self._at or any(at < len(self.ticks[s].ts) for s, at in self._at.items())
+                    return Notice("", "paused" if left else "ended", "")
             if symbol is None:
                 await self._changed.wait()
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), max(wait, _STEP_S))
 
+    def at_rest(self, then: Callable[[], None]) -> None:
+        """Call `then`, unless it has been told to go on since it said that it stopped."""
+        with self._lock:
+            if self._told:
+                then()
+
     async def close(self) -> None:
         """Hand over no more."""
         self._ended = True
-        self._changed.set()
+        if self._loop is not None:
+            self._changed.set()
 
     # ------------------------------------------------------------------------------------------------ what a user calls
 
     def play(self, until: Any = None) -> None:
         """Go on, up to tick number `until` of each symbol, or up to a time; None: to the end. May be called from any thread."""
-        self.on_play()
+        limit = _until(until)
         with self._lock:
-            self._until, self._told, self._began = _until(until), False, None
+            self.on_play()
+            self._until, self._told, self._began = limit, False, None
         self._wake()
 
     def pause(self) -> None:
@@ -151,25 +170,24 @@ class RecordedFeed:
 
     def _next_symbol(self) -> tuple[str | None, int, float]:
         """Whose tick is next, the tick before which its block ends, and how many seconds it is until then."""
-        with self._lock:
-            waiting = {s: int(self.ticks[s].ts[at]) for s, at in self._at.items() if at < self._last(s)}
-            if not waiting:
-                return None, 0, 0.0
-            symbol = min(waiting, key=lambda s: waiting[s])
-            ts, at, last = self.ticks[symbol].ts, self._at[symbol], self._last(symbol)
-            last = min(last, at + BLOCK)
-            others = [t for s, t in waiting.items() if s != symbol]
-            if others:
-                last = max(min(last, int(np.searchsorted(ts, min(others), "right"))), at + 1)
-            if self.speed is None:
-                return symbol, last, 0.0
-            if self._began is None:
-                self._began = (time.monotonic(), int(ts[at]))
-            now = self._began[1] + int((time.monotonic() - self._began[0]) * self.speed * 1e9)
-            due = int(np.searchsorted(ts, now, "right"))
-            if due <= at:
-                return symbol, last, (int(ts[at]) - now) / 1e9 / self.speed
-            return symbol, min(last, due), 0.0
+        waiting = {s: int(self.ticks[s].ts[at]) for s, at in self._at.items() if at < self._last(s)}
+        if not waiting:
+            return None, 0, 0.0
+        symbol = min(waiting, key=lambda s: waiting[s])
+        ts, at, last = self.ticks[symbol].ts, self._at[symbol], self._last(symbol)
+        last = min(last, at + BLOCK)
+        others = [t for s, t in waiting.items() if s != symbol]
+        if others:
+            last = max(min(last, int(np.searchsorted(ts, min(others), "right"))), at + 1)
+        if self.speed is None:
+            return symbol, last, 0.0
+        if self._began is None:
+            self._began = (time.monotonic(), int(ts[at]))
+        now = self._began[1] + int((time.monotonic() - self._began[0]) * self.speed * 1e9)
+        due = int(np.searchsorted(ts, now, "right"))
+        if due <= at:
+            return symbol, last, (int(ts[at]) - now) / 1e9 / self.speed
+        return symbol, min(last, due), 0.0
 
     def _block(self, symbol: str, last: int) -> Block:
         ticks, at = self.ticks[symbol], self._at[symbol]

@@ -1,0 +1,254 @@
+"""Sessions in processes of their own, which a test kills at any moment, and the exchange that they listen to.
+
+    python tests/session_process.py '{"store": "lab.duckdb", "venue": "binance", "port": 8443, "certificates": "/tmp/…"}'
+
+For each line on stdin, `{"seed": 7}`, a process is forked that resumes the session and places and edits orders at random. Each call that
+has returned is said on stdout, one line of JSON. With `"until": id` it does nothing of its own: it waits until that trade has come, says
+what it has, and ends. A fork has all imports done, and its threads are its own, since none are left from before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import local_exchange
+import numpy as np
+from book_run import Plan, Tape, drive
+from local_exchange import LocalExchange, client, closed
+
+import smartorders_lab as so
+from smartorders_lab.feeds import live
+from smartorders_lab.feeds.live import LiveFeed
+from smartorders_lab.session import Session
+
+SOL, ETH, SWAP = local_exchange.SYMBOLS
+QUICK: dict[str, Any] = {"pause": "1ms", "poll_interval": "20ms", "late_after": "1s"}
+
+
+class Local:
+    """The live feed of one venue of a LocalExchange, whose client is made in the session's loop."""
+
+    real_time = True
+
+    def __init__(self, venue: str, port: int, **options: Any):
+        self.name, self._port, self._options = venue, port, QUICK | options
+        self.live: LiveFeed
+
+    async def open(self) -> None:
+        self._client = client(self.name, SimpleNamespace(port=self._port))  # type: ignore[arg-type]
+        self.live = LiveFeed(self.name, client=self._client, **self._options)
+        await self.live.open()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "live":
+            raise AttributeError(name)
+        return getattr(self.live, name)
+
+    async def close(self) -> None:
+        await self.live.close()
+        await closed(self._client)
+        # TLS says goodbye in the background, and the loop is about to end; what it has beside that is its own wake-up call.
+        selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+        async with asyncio.timeout(20):
+            while len(selector.get_map()) > 1:
+                await asyncio.sleep(0.002)
+
+
+class Exchange:
+    """A LocalExchange in a thread and a loop of its own."""
+
+    def __init__(self, *venues: str):
+        self.server = LocalExchange(venues)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="exchange")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.wait(self.server.up())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait(self.server.down())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def do(self, work: Callable[[], Any]) -> Any:
+        async def coroutine() -> Any:
+            return work()
+
+        return self.wait(coroutine())
+
+    def publish(self, *prices: float, symbol: str = SOL, **how: Any) -> list[Any]:
+        """Trades at these prices happen."""
+        server = self.server
+        return self.do(lambda: server.publish([server.trade(price, **how) for price in prices], symbol))
+
+    @property
+    def certificates(self) -> str:
+        return str(local_exchange._certificates()[0].parent)
+
+
+# ------------------------------------------------------------------------------------------------------ what it does
+
+
+def random_order(dice: random.Random, symbol: str, price: float) -> so.SmartOrder:
+    """Some order near a price: entries at once or a little away, targets and stops so close that they are reached within seconds."""
+    side = dice.choice(["buy", "sell"])
+    way, gain, loss = (1, "+", "-") if side == "buy" else (-1, "-", "+")
+    near = round(price * (1 - way * dice.choice([0.0005, 0.001, 0.002])), 2)
+    entry = dice.choice([None, None, so.Entry.limit(near)])
+    levels = [("0.2%", 40), ("0.5%", 35), ("0.9%", 25)] if dice.random() < 0.5 else [("0.4%", 100)]
+    trailing = dice.choice([None, None, "0.4%"])
+    given: dict[str, Any] = {"entry": entry} if entry is not None else {}
+    if dice.random() < 0.7 and len(levels) > 1:
+        given["break_even"] = True
+    return so.SmartOrder(
+        symbol=symbol,
+        side=side,
+        quantity=str(Decimal(dice.randint(1000, 9000)) / 1000),
+        take_profits=[(gain + away, size) for away, size in levels],
+        stop_loss=loss + dice.choice(["0.3%", "0.6%"]),
+        trailing_stop=trailing,
+        **given,
+    )
+
+
+def say(**line: Any) -> None:
+    os.write(1, json.dumps(line).encode() + b"\n")  # at once and whole, unlike print()
+
+
+def play(session: Session, symbol: str, seed: int, compacting: bool) -> None:
+    """Calls at random, each said when it has returned, for ever."""
+    dice, done = random.Random(seed), 0
+    while True:
+        state = session.state()
+        price = float(state["symbols"].get(symbol, {}).get("price", 150))
+        living = [order for order in state["orders"] if order["status"] in ("PENDING", "ACTIVE", "PARTIALLY_CLOSED")]
+        done += 1
+        mark = f"{seed}-{done}"
+        if len(living) < 8 or dice.random() < 0.1:
+            order = random_order(dice, symbol, price)
+            number = session.place(order, key=mark)
+            say(did="place", order=number, version=session.order(number)["version"], key=mark, spec=order.to_json())
+        else:
+            order = dice.choice(living)
+            number, name = (
+                order["order"],
+                dice.choice(["edit"] * 6 + ["add", "reduce", "open_now", "close", "cancel", "refresh"]),
+            )
+            try:
+                if name == "edit":
+                    # what is edited says which edit it was
+                    changes: dict[str, Any] = {"note": mark}
+                    if dice.random() < 0.6:
+                        changes["stop_loss"] = ("-" if order["side"] == "buy" else "+") + dice.choice(
+                            ["0.3%", "0.5%", "0.8%"]
+                        )
+                    version = session.edit(number, version=dice.choice([None, order["version"]]), **changes)
+                elif name == "add":
+                    version = session.add_funds(number, quantity="0.5")
+                elif name == "reduce":
+                    version = session.reduce_funds(number, quantity="0.1")
+                elif name == "open_now":
+                    version = session.open_now(number)
+                elif name == "close":
+                    version = session.close_at_market(number)
+                elif name == "cancel":
+                    version = session.cancel(number) if order["held"] in (None, "0") else 0
+                else:
+                    session.refresh()
+                    version = 0
+                say(did=name, order=number, version=version, key=mark)
+            except so.ActionError as error:
+                say(refused=name, order=number, why=str(error))
+        if compacting and done % 40 == 0:
+            session.compact()
+        time.sleep(dice.random() * 0.02)
+
+
+def finish(session: Session, symbol: str, until: int) -> None:
+    """Wait until the trade with this id has come, then for two more that what is being closed can meet, and say what there is."""
+    market = session.book.markets[symbol]
+    for last in (until, until + 2):
+        while str(last) not in live._unpacked(json.loads(market.token or '{"ids": []}')["ids"]):
+            time.sleep(0.02)
+        say(caught_up=last)
+    session.refresh()
+    say(finished=session.state())
+
+
+def run(about: dict[str, Any], job: dict[str, Any]) -> None:
+    """One life of the session."""
+    symbol = about.get("symbol", SOL)
+    feed = Local(about["venue"], about["port"])
+    with so.paper(feed=feed, store=about["store"], name="killed", outlier=None, fills={"fee_taker": "0.1%"}) as session:
+        say(started=session.journal.changes, versions={n: session.book.version(n) for n in session.book.specs})
+        if "until" in job:
+            finish(session, symbol, job["until"])
+        else:
+            play(session, symbol, job["seed"], about.get("compacting", False))
+
+
+def warm() -> None:
+    """Everything is loaded and compiled before the first fork; nothing that keeps threads of its own, as polars does, is used."""
+    import ccxt.pro  # noqa: F401
+    import duckdb  # noqa: F401
+
+    instrument = so.Instrument(symbol="A/B", price_increment="0.01", quantity_increment="0.001")
+    price = np.rint(10_000 + 100 * np.sin(np.arange(2000) / 50)).astype(np.int64)
+    tape = Tape(instrument, np.arange(2000) * 10**9 + 10**18, {"price": price}, np.ones(2000))
+    dice = random.Random(1)
+    steps: list[Any] = [("feed", "A/B", 10), *[("place", random_order(dice, "A/B", 100)) for _ in range(20)]]
+    steps += [
+        ("act", 0, "edit", {"changes": {"note": "x"}}),
+        ("late", "A/B", 100),
+        ("feed", "A/B", 2000),
+        ("snapshot",),
+    ]
+    drive(Plan({"A/B": tape}, steps))
+
+
+def main() -> None:
+    about = json.loads(sys.argv[1])
+    folder = Path(about["certificates"])
+    paths = folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
+    local_exchange._certificates = lambda: paths  # type: ignore[assignment]
+    warm()
+    gc.collect()
+    say(warm=threading.active_count())
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                run(about, json.loads(line))
+                code = 0
+            except BaseException as error:
+                import traceback
+
+                traceback.print_exc()
+                say(failed=f"{type(error).__name__}: {error}")
+            os._exit(code)
+        say(pid=child)
+        say(gone=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    main()
