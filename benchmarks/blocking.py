@@ -69,6 +69,7 @@ def delay(number: int, work: Callable[[threading.Event], None]) -> list[float]:
         for k in range(number):
             levels = [(f"{100.01 + k / 100:.2f}", 100)]
             session.place(so.SmartOrder(symbol=SYMBOL, side="buy", quantity=1, take_profits=levels, stop_loss="-50%"))
+        feed.enter()
         while (session.orders()["status"] != "ACTIVE").any():
             time.sleep(0.01)
         session.book.told = heard
@@ -112,7 +113,7 @@ def group(over: threading.Event) -> None:
 
 
 class Pulse:
-    """A feed whose price rises by one increment with each tick, at a steady pace once `go` was called."""
+    """A feed whose price rises with each tick: the first comes with `enter`, the others at a steady pace from `go` on."""
 
     name, real_time = "pulse", False
 
@@ -131,10 +132,13 @@ class Pulse:
         return so.Instrument(symbol=symbol, price_increment="0.01", quantity_increment="0.001")
 
     async def start(self, symbol: str, triggers: frozenset[str] = frozenset(), token: str = "") -> None:
-        self._started.set()
+        pass
 
     async def stop(self, symbol: str) -> None:
         pass
+
+    def enter(self) -> None:
+        self._loop.call_soon_threadsafe(self._started.set)
 
     def go(self) -> None:
         self._loop.call_soon_threadsafe(self._gone.set)
@@ -155,4 +159,5 @@ class Pulse:
         return Block(SYMBOL, np.array([10**18 + (at + 1) * 10**9]), np.array([10_001 + at]), token=str(at))
 
     async def close(self) -> None:
-        self._over.set()
+        for event in (self._started, self._gone, self._over):
+            event.set()

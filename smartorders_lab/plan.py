@@ -216,7 +216,8 @@ class Parts(NamedTuple):
     sweep: SweepTable | None
 
 
-_TABLES = ("ticks", "orders", "actions", "fills", "replay", "store", "sweep")
+_TABLES = ("ticks", "orders", "actions", "fills", "replay", "store", "sweep", "session")
+"""Tables of a plan; [session] is read by paper_plan alone."""
 
 
 # ---------------------------------------------------------------------------------------------------- the plan

@@ -295,6 +295,7 @@ def test_every_command_has_an_example():
         "compare",
         "sql",
         "share",
+        *("paper", "place", "edit", "add", "reduce", "open-now", "close", "cancel", "refresh", "sessions", "verify"),
     }
 
 

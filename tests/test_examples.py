@@ -16,6 +16,7 @@ LAST_LINES = {
     "manage_a_living_order.py": "CLOSED by close_at_market",
     "bars_and_bounds.py": "60 min bars",
     "sweep.py": "walk-forward over 5 folds",
+    "paper.py": "kept in out/paper.duckdb",
     "demo.py": "every event is in out/demo.duckdb",
 }
 

@@ -68,7 +68,7 @@ LINK = so.SmartOrder(symbol="SOL/USDT", side="buy", quantity=1, stop_loss="-20%"
 
 def command(*args: str | Path, code: int = 0, stdin: str | None = None) -> str:
     """What a command line of this process says: stdout, or stderr where it fails."""
-    result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(arg) for arg in args], input=stdin)
     assert result.exit_code == code, (args, result.stdout, result.stderr)
     assert "Traceback" not in result.stderr
     assert code == 0 or result.stdout == ""
@@ -141,7 +141,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paper]:
 # ---------------------------------------------------------------------------------------------------- a session that runs
 
 
-def test_orders_and_events_are_shown_live(running: Paper) -> None:
+def orders_and_events_are_shown_live(running: Paper) -> None:
     store = running.folder / "lab.duckdb"
     first, second = orders(store)
     assert (first["held"], first["entry_price"], first["stop"]) == ("10", "150.12", "135.1")
@@ -158,7 +158,7 @@ def test_orders_and_events_are_shown_live(running: Paper) -> None:
     assert session["pid"] == running.process.pid
 
 
-def test_every_action_from_another_process(running: Paper) -> None:
+def every_action_from_another_process(running: Paper) -> None:
     store = running.folder / "lab.duckdb"
     at = {order["order"]: order for order in orders(store)}
     said = command("edit", store, "0", "stop_loss=140", "break_even=true", "--version", str(at[0]["version"]))
@@ -214,18 +214,18 @@ BAD_LIVE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("args", "code", "message"), [row[1:] for row in BAD_LIVE], ids=[row[0] for row in BAD_LIVE])
-def test_bad_input_changes_nothing(running: Paper, args: list[str], code: int, message: str) -> None:
+def bad_input_changes_nothing(running: Paper) -> None:
     store = running.folder / "lab.duckdb"
     before = [(o["order"], o["status"], o["held"], o["spec"]) for o in orders(store)]
-    said = command(*(str(store) if arg == "@" else arg for arg in args), code=code)
-    assert message in said
-    assert all(line.startswith("error: ") for line in said.splitlines())
+    for name, args, code, message in BAD_LIVE:
+        said = command(*(str(store) if arg == "@" else arg for arg in args), code=code)
+        assert message in said, name
+        assert all(line.startswith("error: ") for line in said.splitlines()), name
     assert [(o["order"], o["status"], o["held"], o["spec"]) for o in orders(store)] == before
 
 
-def test_sigint_stops_and_the_same_command_resumes(running: Paper) -> None:
-    """After test_every_action: SIGINT, a look at the store, SIGTERM, kill -9; each start goes on, and nothing is doubled."""
+def sigint_stops_and_the_same_command_resumes(running: Paper) -> None:
+    """SIGINT, a look at the store, SIGTERM, kill -9; each start goes on, and nothing is doubled."""
     folder, store = running.folder, running.folder / "lab.duckdb"
     live = orders(store)
     assert running.send(signal.SIGINT) == 0
@@ -266,8 +266,8 @@ def test_sigint_stops_and_the_same_command_resumes(running: Paper) -> None:
     assert (filled["order"], filled["level"], filled["price"]) == (0, "info", "150.12")
 
 
-def test_an_order_of_the_plan_that_has_changed_is_refused(running: Paper) -> None:
-    """After the tests above."""
+def an_order_of_the_plan_that_has_changed_is_refused(running: Paper) -> None:
+    """A key belongs to what was placed under it."""
     folder = running.folder
     (folder / "other.toml").write_text(PLAN.replace("quantity = 10", "quantity = 11"))
     said = command("paper", folder / "other.toml", code=2)
@@ -280,6 +280,15 @@ def test_an_order_of_the_plan_that_has_changed_is_refused(running: Paper) -> Non
     out = command("paper", folder / "other.toml", "--speed", "max", "--until-end")
     assert "orders=4 placed=1" in out.splitlines()[0]
     assert "order=3 version=1 kind=created" in out
+
+
+def test_a_session_from_other_shells(running: Paper) -> None:
+    """One story: each part goes on from the one before."""
+    orders_and_events_are_shown_live(running)
+    every_action_from_another_process(running)
+    bad_input_changes_nothing(running)
+    sigint_stops_and_the_same_command_resumes(running)
+    an_order_of_the_plan_that_has_changed_is_refused(running)
 
 
 # ---------------------------------------------------------------------------------------------------- what it comes to

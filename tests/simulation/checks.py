@@ -116,6 +116,8 @@ class Checks:
         self.intents: dict[str, tuple[int, int]] = {}
         self.attempts: dict[str, list[Any]] = {}
         self.cancels: set[tuple[int, int]] = set()
+        self.recalled: set[tuple[int, int]] = set()
+        """Children whose cancel was put to the exchange."""
         self.seen_intents: set[tuple[int, int, int]] = set()
         self.sent: set[str] = set()
         self.before: set[str] = set()
@@ -170,7 +172,7 @@ class Checks:
         self.hold(name in self.intents, "I13", f"{name} of order {submit.order} has no intent")
         key = self.intents[name]
         self.hold([*submit] == self.attempts[name], "I13", f"{[*submit]} is not the intent {self.attempts[name]}")
-        self.hold(key not in self.cancels, "I18", f"order {key[0]}, child {key[1]}")
+        self.hold(key not in self.recalled, "I18", f"order {key[0]}, child {key[1]}")
         symbol = submit.symbol.partition("@")[0]
         book = self.world.book
         assert book is not None
@@ -208,6 +210,8 @@ class Checks:
         """A book takes a child back."""
         key = self.intents.get(cancel.client_id)
         self.hold(key is not None and key in self.cancels, "I13", f"{cancel.client_id}: a cancel without an intent")
+        assert key is not None
+        self.recalled.add(key)
 
     # ------------------------------------------------------------------------------------------------ the journal
 
