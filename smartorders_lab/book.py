@@ -848,7 +848,7 @@ class Book:
         """Write something down; it is durable with the next commit."""
         if self._past is not None:
             return
-        for market in sorted(self.markets.values(), key=lambda market: market is self._current):  # the one in progress last
+        for market in sorted(self.markets.values(), key=lambda one: one is self._current):  # the one in progress last
             self._note_ticks(market)
         self._entries.append((kind, json.dumps(data, separators=(",", ":")).encode()))
 

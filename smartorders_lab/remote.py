@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,55 +39,16 @@ from . import errors
 from .errors import ActionRefused, LimitError, Problem, SmartOrdersError, SpecError, StoreError
 from .fields import Distance
 from .links import decode
+from .listings import EVENTS, ORDERS, table
 from .serve import MAX_MESSAGE, PAGE, PROTOCOL, find
 from .spec import Part, SmartOrder
-from .times import duration_ns, duration_text, instant_ns
+from .times import duration_ns, duration_text
 
 if TYPE_CHECKING:
     import polars as pl
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
 _KEPT = 10_000
-_TIMES = frozenset({"ts", "created_ts", "entry_ts", "exit_ts", "triggered_ts", "filled_ts"})
-_WHOLE = frozenset({"seq", "order", "version", "level", "filled_levels", "held_ns", "tick"})
-_NUMBERS = frozenset(
-    (
-        *(
-            "price",
-            "size",
-            "quantity",
-            "stop",
-            "water_mark",
-            "entry_price",
-            "exit_price",
-            "fill_price",
-            "bought",
-            "held",
-        ),
-        *(
-            "dust",
-            "realized_pnl",
-            "unrealized_pnl",
-            "return_",
-            "fees",
-            "fee",
-            "mae",
-            "mfe",
-            "last",
-            "bid",
-            "ask",
-            "mark",
-        ),
-    )
-)
-_ORDERS = (
-    *("order", "symbol", "side", "tag", "status", "version", "entry_price", "held", "stop", "water_mark"),
-    *("realized_pnl", "exit_reason"),
-)
-_EVENTS = (
-    *("seq", "ts", "order", "kind", "role", "level", "price", "quantity", "status", "stop", "water_mark", "reason"),
-)
-
 log = logging.getLogger(__name__)
 
 
@@ -171,7 +132,7 @@ class Remote:
 
     def orders(self) -> pl.DataFrame:
         """The orders as they stand, one row each; times in UTC, prices and amounts as float64."""
-        return table(self.state()["orders"], _ORDERS)
+        return table(self.state()["orders"], ORDERS)
 
     def events(self, oid: int | None = None) -> pl.DataFrame:
         """What has happened to an order, or to all, from the beginning; one row each."""
@@ -182,7 +143,7 @@ class Remote:
             page = self._get("/changes", **query)
             rows += page["changes"]
             seq, more = page["seq"], page["more"]
-        return table(rows, _EVENTS)
+        return table(rows, EVENTS)
 
     def on_event(self, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Have `callback` called with each change from now on, one after another on a thread for that; returns what ends it.
@@ -515,43 +476,6 @@ def raised(described: dict[str, Any]) -> SmartOrdersError:
     if isinstance(error, SpecError):
         error.problems = [Problem(**problem) for problem in described.get("problems", [])]
     return error
-
-
-def table(rows: Iterable[dict[str, Any]], columns: Iterable[str] = ()) -> pl.DataFrame:
-    """Orders or changes, as the protocol has them, as a frame: text of numbers as float64, of times as UTC to the nanosecond.
-
-    `columns` come first and are there also without rows.
-    """
-    import polars as pl
-
-    rows = list(rows)
-    names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
-    data = {}
-    for name in names:
-        values = [row.get(name) for row in rows]
-        if name in _TIMES:
-            ns = [None if value is None else instant_ns(value) for value in values]
-            data[name] = pl.Series(name, ns, pl.Int64).cast(pl.Datetime("ns", "UTC"))
-        elif name in _WHOLE:
-            data[name] = pl.Series(name, values, pl.Int64)
-        elif name in _NUMBERS:
-            data[name] = pl.Series(name, [None if value is None else float(value) for value in values], pl.Float64)
-        elif name == "levels" and any(isinstance(value, list) for value in values):
-            data[name] = pl.Series(name, [_levels(value) for value in values])
-        else:
-            nested = any(isinstance(value, (dict, list)) for value in values)
-            data[name] = pl.Series(name, values) if nested else pl.Series(name, values, pl.String, strict=False)
-    return pl.DataFrame(data)
-
-
-def _levels(levels: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Levels of an order with their numbers as floats."""
-    if levels is None:
-        return None
-    return [
-        {name: float(value) if name in _NUMBERS and value is not None else value for name, value in level.items()}
-        for level in levels
-    ]
 
 
 def _plain(path: str, value: Any) -> Any:

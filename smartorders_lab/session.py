@@ -232,7 +232,7 @@ class Session:
         self._ready, self._idle, self._over = threading.Event(), threading.Event(), threading.Event()
         self._calls: set[Future[Any]] = set()
         self._calling = threading.Lock()
-        self._refuses = False
+        self._refuses = self._closing = False
         self._stop: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
         self._status = "starting"
@@ -241,9 +241,9 @@ class Session:
         self._stopped_lines: dict[str, asyncio.Event] = {}
         self._thread = threading.Thread(target=self._run, name=f"session {self.id}", daemon=True)
         self._teller = threading.Thread(target=self._tell, name=f"session {self.id} listeners", daemon=True)
-        self._thread.start()
-        self._teller.start()
         try:
+            self._thread.start()
+            self._teller.start()
             self._ready.wait()
             if self.error is not None:
                 raise self.error
@@ -363,9 +363,9 @@ class Session:
 
     def orders(self) -> pl.DataFrame:
         """All orders, one row each."""
-        from .remote import _ORDERS, table
+        from .listings import ORDERS, table
 
-        return table(self.state()["orders"], _ORDERS)
+        return table(self.state()["orders"], ORDERS)
 
     def order(self, oid: int) -> dict[str, Any]:
         """One order as it stands, as plain data."""
@@ -514,12 +514,13 @@ class Session:
         if threading.current_thread() is self._thread:
             raise ActionError("a session cannot be closed from its own thread; close it from another one")
         _OPEN.discard(self)
-        with contextlib.suppress(RuntimeError):  # its loop is closed
-            if self._ready.is_set():
-                self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._closing = True
+        with contextlib.suppress(RuntimeError, AttributeError):  # its loop is closed, or not there yet
+            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread.is_alive():
+            self._thread.join()
         self._events.put(None)
-        if threading.current_thread() is not self._teller:
+        if self._teller.is_alive() and threading.current_thread() is not self._teller:
             self._teller.join(_FAREWELL_S)
         self.broker.close()
         if self.store is not None:
@@ -552,7 +553,10 @@ class Session:
         self._events.put([])
 
     async def _main(self) -> None:
-        self._loop, self._stop, self._watching = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
+        self._stop, self._watching = asyncio.Event(), asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        if self._closing:
+            self._stop.set()
         tasks: list[asyncio.Task[None]] = []
         opened = False
         try:

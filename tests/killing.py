@@ -148,7 +148,9 @@ def killing(
         try:
             with Market(exchange, seed) as market:
                 for number in range(kills):
-                    pid, since = child.start(seed=seed * 10_000 + number)
+                    pid, since = child.start(
+                        seed=seed * 10_000 + number, late_after=dice.choice(["1s", "1m", "1m", "1m"])
+                    )
                     if dice.random() < 0.7:
                         child.wait("started", since)
                     time.sleep(dice.random() * dice.choice([0.1, 0.5, 2]))

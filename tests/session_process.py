@@ -10,10 +10,13 @@ what it has, and ends. A fork has all imports done, and its threads are its own,
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -197,7 +200,7 @@ def finish(session: Session, symbol: str, until: int) -> None:
 def run(about: dict[str, Any], job: dict[str, Any]) -> None:
     """One life of the session."""
     symbol = about.get("symbol", SOL)
-    feed = Local(about["venue"], about["port"])
+    feed = Local(about["venue"], about["port"], late_after=job.get("late_after", "1s"))
     with so.paper(feed=feed, store=about["store"], name="killed", outlier=None, fills={"fee_taker": "0.1%"}) as session:
         say(started=session.journal.changes, versions={n: session.book.version(n) for n in session.book.specs})
         if "until" in job:
@@ -225,7 +228,14 @@ def warm() -> None:
     drive(Plan({"A/B": tape}, steps))
 
 
+def end_with_parent() -> None:
+    """Nobody is left behind when a test is killed (on Linux, where there is a way)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def main() -> None:
+    end_with_parent()
     about = json.loads(sys.argv[1])
     folder = Path(about["certificates"])
     paths = folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
@@ -236,6 +246,7 @@ def main() -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
+            end_with_parent()
             code = 1
             try:
                 run(about, json.loads(line))

@@ -28,7 +28,7 @@ import polars as pl
 import pytest
 
 import smartorders_lab as so
-from smartorders_lab import errors, remote, serve
+from smartorders_lab import errors, listings, remote, serve
 from smartorders_lab.remote import Remote, connect
 from smartorders_lab.serve import COMMANDS, MAX_MESSAGE, Server, discovery_path, find
 
@@ -1031,12 +1031,12 @@ def test_what_a_client_sees_and_does(server: Server, book: Book) -> None:
 
 
 def test_frames_without_rows_have_their_columns() -> None:
-    empty = remote.table([], remote._ORDERS)
+    empty = listings.table([], listings.ORDERS)
     assert empty.height == 0
     assert empty.schema["held"] == pl.Float64
     assert empty.schema["symbol"] == pl.String
-    assert remote.table([], remote._EVENTS).schema["ts"] == pl.Datetime("ns", "UTC")
-    both = remote.table([{"tag": "12", "price": "1"}, {"tag": None, "new": {"a": 1}}])
+    assert listings.table([], listings.EVENTS).schema["ts"] == pl.Datetime("ns", "UTC")
+    both = listings.table([{"tag": "12", "price": "1"}, {"tag": None, "new": {"a": 1}}])
     assert both.to_dicts() == [{"tag": "12", "price": 1.0, "new": None}, {"tag": None, "price": None, "new": {"a": 1}}]
 
 

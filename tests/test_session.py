@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import json
@@ -442,6 +443,18 @@ def test_what_cannot_start_leaves_the_store_free(tmp_path: Path) -> None:
             so.StoreError, match="session 'paper binance' is stopped; start it again under the same name"
         ):
             session.orders()
+
+
+def test_an_interrupt_while_it_starts_ends_it(tmp_path: Path) -> None:
+    class Interrupting(Other):
+        async def open(self) -> None:
+            _thread.interrupt_main()
+            await asyncio.sleep(0.2)
+
+    with pytest.raises(KeyboardInterrupt):
+        so.paper(feed=Interrupting(), store=tmp_path / "lab.duckdb")  # type: ignore[arg-type]
+    with so.paper(feed=Other(), store=tmp_path / "lab.duckdb") as session:  # type: ignore[arg-type]
+        assert session.status == "live"
 
 
 # -------------------------------------------------------------------------------------------------- what stops it
