@@ -814,9 +814,9 @@ class Book:
     def _find(self, job: Job, died: list[Any], attempts: list[list[Any]]) -> list[Report]:
         """What became of a child whose intent is in the journal and whose answer is not: looked up, and sent again if it never was."""
         self._same_intent(None, job, died)
-        job.sent(died[5])
         for attempt in attempts:
             self._attempt(job, *attempt[2:7])
+        job.sent(self.clock())  # from now: the clock may have been set while nobody was here
         reports = self._put(self.broker.query, job.submit.client_id)
         for _ in range(1 if self.proof_ns else 2):
             if not any(report.what == What.ABSENT for report in reports):
@@ -898,6 +898,17 @@ class Book:
         """
         if self.relive():
             self._note("notice", ["", "resumed", f"after entry {self.journal.last}", 0])
+        now = self.clock()
+        for (
+            job
+        ) in self.jobs.values():  # the clock may have been set while nobody was here: what was waited does not count
+            if job.open:
+                job.sent_ns, job.look_ns, job.misses = now, now, 0
+        for market in self.markets.values():
+            if (
+                market.guard is not None and self.poll_ns and market.ticks
+            ):  # ticks beyond the last token are here already
+                market.guard.state = (market.last["price"], 0, 0)
         self._carry_out()
         self.flush()
         self.refresh()

@@ -160,9 +160,8 @@ class Desk:
     def _sleep(self, slot: int, upto: int) -> None:
         happened = self._advance(slot, upto)
         if len(happened) or self._now[0].asked:
-            raise RuntimeError(
-                f"order {self.numbers[slot]} slept through something: {happened or 'a question to the broker'}"
-            )
+            what = "a question to the broker" if self._now[0].asked else f"{len(happened)} events"
+            raise RuntimeError(f"order {self.numbers[slot]} slept through {what}; this is a mistake in the program")
 
     # ------------------------------------------------------------------------------------------------ orders
 

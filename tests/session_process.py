@@ -40,6 +40,14 @@ SOL, ETH, SWAP = local_exchange.SYMBOLS
 QUICK: dict[str, Any] = {"pause": "1ms", "poll_interval": "20ms", "late_after": "1s"}
 
 
+async def goodbye() -> None:
+    """Wait until TLS has said it in the background, since the loop is about to end; what it has beside that is its own wake-up call."""
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        while len(selector.get_map()) > 1:
+            await asyncio.sleep(0.002)
+
+
 class Local:
     """The live feed of one venue of a LocalExchange, whose client is made in the session's loop."""
 
@@ -62,11 +70,7 @@ class Local:
     async def close(self) -> None:
         await self.live.close()
         await closed(self._client)
-        # TLS says goodbye in the background, and the loop is about to end; what it has beside that is its own wake-up call.
-        selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
-        async with asyncio.timeout(20):
-            while len(selector.get_map()) > 1:
-                await asyncio.sleep(0.002)
+        await goodbye()
 
 
 class Exchange:
@@ -84,6 +88,7 @@ class Exchange:
 
     def __exit__(self, *_: object) -> None:
         self.wait(self.server.down())
+        self.wait(goodbye())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
