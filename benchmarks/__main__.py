@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import house, indexing, live, orders, others, sweeps, trading
+from . import blocking, house, indexing, live, orders, others, sweeps, trading
 from .scale import FULL, QUICK, TOY
 from .table import plain, show
 
@@ -22,6 +22,7 @@ PARTS = {
     "sweeps": sweeps.rows,
     "live": live.rows,
     "trading": trading.rows,
+    "blocking": blocking.rows,
     "store": house.storing,
     "import": house.importing,
     "others": others.rows,

@@ -68,7 +68,7 @@ def rows(scale: Scale) -> Iterator[Row]:
             while (now := time.perf_counter()) < due:
                 time.sleep(max(0.0, min(due - now, 0.0005)))
             late = max(late, now - due)
-            journal.began = now
+            journal.began = due  # what waits behind another tick's commit has waited too
             book.feed(Block(SYMBOL, ts[k : k + 1], price[k : k + 1]))
             if k % (RATE // 4) == 0:
                 book.flush()
@@ -130,5 +130,8 @@ def place(book: Book, price: float, number: int) -> None:
 
 
 def memory() -> int:
-    """Bytes that this process holds at most so far."""
+    """Bytes that this process holds now; where the system does not say, at most so far."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

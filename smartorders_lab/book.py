@@ -18,9 +18,7 @@ died; what became of it is looked up at the broker. What came out (events, reque
 
 from __future__ import annotations
 
-import io
 import json
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -48,6 +46,7 @@ from .instrument import Instrument
 from .lower import absolute_prices, check, off_grid, suit
 from .messages import Block, Cancel, Notice, Report, Submit, What
 from .outliers import Guard
+from .packing import COLUMNS, pack_state, pack_ticks, unpack_state, unpack_ticks
 from .rows import EVENT, LEG, ORDER, Answer, Ask, Kind, Reason, Role
 from .spec import SmartOrder, living_order
 
@@ -55,7 +54,6 @@ FORMAT = 1
 """Version of what stands in the journal."""
 _OPENS = (Role.ENTRY, Role.ADD_FUNDS)
 _SERIES = {"last": "price", "bid": "bid", "ask": "ask", "mark": "mark"}
-_COLUMNS = ("price", "bid", "ask", "mark", "size")
 _WHY = {
     "wrong_status": "its status does not allow that",
     "too_large": "more than is free to be sold, or than was planned",
@@ -921,7 +919,7 @@ class Book:
         if body is not None:
             changes = self._thaw(body)
             for number, over in self.journal.finished(seq):
-                self._put_away(number, *_unpack(over))
+                self._put_away(number, *unpack_state(over))
         self.covered = seq
         events = self.journal.events(changes)
         bare = np.zeros(len(events), EVENT)
@@ -998,7 +996,7 @@ class Book:
             desk = self.markets[symbol].desks[trigger]
             if not desk.living(number):
                 row, legs = desk.state(number)
-                done.append((number, _pack({"spec": desk.specs[number].to_json()}, row=row, legs=legs)))
+                done.append((number, pack_state({"spec": desk.specs[number].to_json()}, row=row, legs=legs)))
                 self._put_away(number, {"spec": desk.specs[number].to_json()}, {"row": row, "legs": legs})
         for market in self.markets.values():
             for desk in market.desks.values():
@@ -1049,11 +1047,11 @@ class Book:
                     "guard": market.doubt,
                 }
             )
-        return _pack(head, **arrays)
+        return pack_state(head, **arrays)
 
     def _thaw(self, body: bytes) -> int:
         """Take over the state of a snapshot; returns the number of the last event before it."""
-        head, arrays = _unpack(body)
+        head, arrays = unpack_state(body)
         self.specs = {int(number): SmartOrder.from_json(text) for number, text in head["specs"].items()}
         self.keys = head["keys"]
         for m, data in enumerate(head["markets"]):
@@ -1089,7 +1087,7 @@ _MARKET = ("ticks", "last_ts", "last", "token", "held_back", "backward", "late_u
 """What is kept of a market as it is."""
 
 
-# ---------------------------------------------------------------------------------------------------- names and bytes
+# ---------------------------------------------------------------------------------------------------- names and blocks
 
 
 def _key(symbol: str, trigger: str) -> str:
@@ -1103,7 +1101,7 @@ def _symbol(key: str) -> str:
 
 def _part(block: Block, which: Any) -> Block:
     """Some of the ticks of a block."""
-    columns: dict[str, Any] = {n: getattr(block, n)[which] for n in _COLUMNS if getattr(block, n) is not None}
+    columns: dict[str, Any] = {n: getattr(block, n)[which] for n in COLUMNS if getattr(block, n) is not None}
     return block._replace(ts=block.ts[which], **columns)
 
 
@@ -1113,7 +1111,7 @@ def _joined(blocks: Sequence[Block]) -> Block:
         return blocks[0]
     columns: dict[str, Any] = {
         n: np.concatenate([getattr(b, n) for b in blocks])
-        for n in ("ts", *_COLUMNS)
+        for n in ("ts", *COLUMNS)
         if getattr(blocks[0], n) is not None
     }
     return blocks[-1]._replace(**columns)
@@ -1123,50 +1121,13 @@ def _merged(blocks: Sequence[Block]) -> list[Block]:
     """Neighbours of the same kind joined, so that the journal has few entries."""
     runs: list[list[Block]] = []
     for block in blocks:
-        kind = [block.late, *(getattr(block, name) is None for name in _COLUMNS)]
-        alike = runs and [runs[-1][0].late, *(getattr(runs[-1][0], name) is None for name in _COLUMNS)] == kind
+        kind = [block.late, *(getattr(block, name) is None for name in COLUMNS)]
+        alike = runs and [runs[-1][0].late, *(getattr(runs[-1][0], name) is None for name in COLUMNS)] == kind
         if alike and sum(len(other.ts) for other in runs[-1]) + len(block.ts) <= KEPT // 2:
             runs[-1].append(block)
         else:
             runs.append([block])
     return [_joined(run) for run in runs]
-
-
-def pack_ticks(block: Block, doubt: tuple[int, int, int] | None = None) -> bytes:
-    """A block, and the state of the guard after it, as bytes: a line of JSON, then its columns, compressed as differences."""
-    columns = {name: getattr(block, name) for name in ("ts", *_COLUMNS) if getattr(block, name) is not None}
-    head = json.dumps([block.symbol, len(block.ts), block.token, block.late, [*columns], doubt], separators=(",", ":"))
-    parts = [
-        np.ascontiguousarray(column).tobytes()
-        if name == "size"
-        else np.diff(column, prepend=column.dtype.type(0)).tobytes()
-        for name, column in columns.items()
-    ]
-    return head.encode() + b"\n" + zlib.compress(b"".join(parts), 1)
-
-
-def unpack_ticks(body: bytes) -> Block:
-    """The block that `pack_ticks` made bytes of."""
-    head, _, data = body.partition(b"\n")
-    symbol, n, token, late, names, _ = json.loads(head)
-    data = zlib.decompress(data)
-    columns: dict[str, Any] = {"price": None}
-    for k, name in enumerate(names):
-        part = np.frombuffer(data, np.float64 if name == "size" else np.int64, n, 8 * n * k)
-        columns[name] = part if name == "size" else np.cumsum(part)
-    return Block(symbol, token=token, late=late, **columns)
-
-
-def _pack(head: dict[str, Any], **arrays: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _unpack(body: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    with np.load(io.BytesIO(body), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    return json.loads(arrays.pop("head").tobytes()), arrays
 
 
 def _stacked(events: Sequence[np.ndarray]) -> np.ndarray:

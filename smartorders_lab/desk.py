@@ -149,19 +149,24 @@ class Desk:
 
     def catch_up(self) -> None:
         """Bring every row up to date, for whoever reads or stores them. Nothing happens to the orders, or they would have been woken."""
-        for slot in np.flatnonzero(self.rows.status[: self.count] < Status.CLOSED):
-            self._sleep(int(slot), self.at - self._base)
+        rows = self.rows[: self.count]
+        self._sleep(np.flatnonzero((rows.status < Status.CLOSED) & (rows.cursor < self.at)))
 
     def _arrive(self, slot: int) -> None:
         """Bring one row up to date."""
         if self.rows[slot].cursor < self.at and self.rows[slot].status < Status.CLOSED:
-            self._sleep(slot, self.at - self._base)
+            self._sleep(np.array([slot]))
 
-    def _sleep(self, slot: int, upto: int) -> None:
-        happened = self._advance(slot, upto)
+    def _sleep(self, slots: np.ndarray) -> None:
+        """Bring rows up to date to which nothing happened."""
+        if not len(slots):
+            return
+        happened = self._advance(slots, self.at - self._base)
         if len(happened) or self._now[0].asked:
-            what = "a question to the broker" if self._now[0].asked else f"{len(happened)} events"
-            raise RuntimeError(f"order {self.numbers[slot]} slept through {what}; this is a mistake in the program")
+            asked = bool(self._now[0].asked)
+            number = self.numbers[self._now[0].order] if asked else happened[0]["order"]
+            what = "a question to the broker" if asked else f"{len(happened)} events"
+            raise RuntimeError(f"order {number} slept through {what}; this is a mistake in the program")
 
     # ------------------------------------------------------------------------------------------------ orders
 
@@ -372,7 +377,7 @@ class Desk:
         before = self._keep(slot)
         said: list[Said] = []
         while True:
-            events = self._advance(slot, tick - self._base + 1, said)
+            events = self._advance(np.array([slot]), tick - self._base + 1, said)
             if not self._now[0].asked:
                 break
             question = self._question(slot, tick, instant=True)
@@ -419,15 +424,14 @@ class Desk:
         self._watch(slot)
         return self._taken()
 
-    def _advance(self, slot: int, upto: int, said: Sequence[Said] = ()) -> np.ndarray:
-        """Move one order over the tape up to its tick `upto`, or to a question."""
+    def _advance(self, slots: np.ndarray, upto: int, said: Sequence[Said] = ()) -> np.ndarray:
+        """Move orders over the tape up to its tick `upto`, or to a question."""
         from .engine import advance
 
         ticks = self._tape()
-        who = np.array([slot])
         kept = []
         self._tell_answers(said)
-        while not advance(
+        while len(slots) > advance(
             self.rows,
             self.legs,
             self._commands,
@@ -438,9 +442,9 @@ class Desk:
             self._now,
             self._out,
             ticks,
-            who,
+            slots,
             0,
-            1,
+            len(slots),
             self._base + upto,
         ):
             if self._now[0].asked:

@@ -560,7 +560,13 @@ class Session:
         tasks: list[asyncio.Task[None]] = []
         opened = False
         try:
-            clock = time.time_ns
+            zero = (
+                time.time_ns() - time.monotonic_ns()
+            )  # nobody sets this clock: by it requests are known to have expired
+
+            def clock() -> int:
+                return zero + time.monotonic_ns()
+
             self.book = Book(self.journal, self.broker, clock, self._market_clock, self._told)
             if self.recorder is not None:
                 self.book.seen = self.recorder.keep

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .actions import Action
-from .book import Book, unpack_ticks
+from .book import Book
 from .desk import Desk, Question
 from .errors import StoreError, short
 from .execution import Job
@@ -32,6 +32,7 @@ from .journal import Entry, Journal, MemoryJournal
 from .lower import absolute_prices, lower_fills
 from .machine import EMPTY_TREE, read_only
 from .messages import Block, What
+from .packing import unpack_ticks
 from .rows import EVENT, LATE, NONE, ORDER, OUTCOME, Ask, Kind, Reason, Role, Status, table
 from .spec import SmartOrder, living_order
 from .store import Store

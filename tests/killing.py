@@ -29,11 +29,11 @@ import numpy as np
 from numpy.testing import assert_array_equal
 from session_process import SOL, Exchange
 
-from smartorders_lab.book import unpack_ticks
 from smartorders_lab.brokers.paper import PaperBroker
 from smartorders_lab.execution import client_id
 from smartorders_lab.fills import FillModel
 from smartorders_lab.journal import Journal
+from smartorders_lab.packing import unpack_ticks
 from smartorders_lab.rows import NONE, Kind, Status
 from smartorders_lab.store import Store
 

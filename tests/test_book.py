@@ -59,12 +59,7 @@ def test_a_session_is_a_replay(plan: Plan) -> None:
 @looking(EXAMPLES)
 @given(book_run.plans(guard=False, keeps=True), KILLS)
 def test_killed_anywhere_it_lives_the_same_life(plan: Plan, kills: list[int]) -> None:
-    """Killed before or after any call of journal and broker, with snapshots and compaction: events and rows are the same.
-
-    Without polling: a kill inside an interval may still cut it, and the price that is looked at is then another one.
-    """
-    if plan.poll_ns:
-        return
+    """Killed before or after any call of journal and broker, with snapshots and compaction: events and rows are the same."""
     assert_same(drive(plan), drive(plan, kills))
 
 

@@ -969,7 +969,7 @@ def test_live_ticks_through_drops_and_restarts(venue: str, tmp_path: Path) -> No
 
 
 def _blocks(session: Session) -> list[Any]:
-    from smartorders_lab.book import unpack_ticks
+    from smartorders_lab.packing import unpack_ticks
 
     session.compact()  # also commits what is pending; the first one lets go of nothing
     return [unpack_ticks(body) for _, kind, body in session.journal.entries() if kind == "ticks"]

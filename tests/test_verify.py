@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import smartorders_lab as so
-from smartorders_lab.book import Book, pack_ticks, unpack_ticks
+from smartorders_lab.book import Book
 from smartorders_lab.brokers.paper import PaperBroker
 from smartorders_lab.errors import StoreError
 from smartorders_lab.journal import Journal, MemoryJournal
 from smartorders_lab.messages import Report, Submit, What
+from smartorders_lab.packing import pack_state, pack_ticks, unpack_state, unpack_ticks
 from smartorders_lab.rows import Kind
 from smartorders_lab.store import Store
 from smartorders_lab.verify import Verdict, verify
@@ -166,9 +167,9 @@ def test_a_snapshot_that_does_not_follow() -> None:
     assert verify(driven.journal).ok
     other = session([("feed", SYMBOL, 3), ("place", driven.book.specs[0]), ("feed", SYMBOL, 4), ("snapshot",)])
     seq, state = other.journal._snapshots[0]
-    head, arrays = so.book._unpack(state)
+    head, arrays = unpack_state(state)
     arrays["rows0last"]["mark"] += 1
-    other.journal._snapshots[0] = seq, so.book._pack(head, **arrays)
+    other.journal._snapshots[0] = seq, pack_state(head, **arrays)
     assert "order 0: mark is" in verify(other.journal).difference
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smartorders_lab.book import Book, unpack_ticks
+from smartorders_lab.book import Book
 from smartorders_lab.messages import Cancel, Submit
+from smartorders_lab.packing import unpack_ticks
 from smartorders_lab.rows import EVENT, LEG, NONE, ORDER, SCALE, Ask, EntryKind, Kind, LegStatus, Role, Status
 from smartorders_lab.spec import SmartOrder
 

@@ -23,7 +23,7 @@ SOMETIMES = (
     *(f"fault: cancel {name}" for name in ("lost", "delayed", "unheard", "twice")),
     *("fault: query fails", "fault: query blind", "fault: match twice", "fault: report twice", "fault: broker raises"),
     *("fault: arrived late", "fault: arrived too late", "fault: cancelled by the venue", "fault: disk full"),
-    *("fault: feed down", "fault: reports lost", "fault: old tick", "fault: wick"),
+    *("fault: feed down", "fault: reports lost", "fault: old tick", "fault: wick", "fault: clock set"),
     *(f"crash: {side} {what}" for side in ("before", "after") for what in ("append", "snapshot", "compact")),
     *(f"crash: {what} {side}" for side in ("before", "after") for what in ("submit", "cancel", "match", "query")),
     *(
