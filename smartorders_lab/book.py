@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -104,6 +105,9 @@ class Broker(Protocol):
         self, symbol: str, ts: np.ndarray, price: np.ndarray, buy: np.ndarray, sell: np.ndarray, size: np.ndarray | None
     ) -> tuple[int, Sequence[tuple[str, int, int, bool]]]:
         """The first of these ticks that means something for children, and which."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Questions that are put within it may be answered before they are durable; they are when it ends."""
 
     def submit(self, submit: Submit) -> list[Report]:
         """Send a child."""
@@ -715,7 +719,8 @@ class Book:
                 job = self.jobs.get((question.order, question.child)) or self._new_job(question, symbol, trigger)
                 self._intend(question, job, now)
             self._commit()
-        answers = [self._ask(question, symbol, trigger) for question in questions]
+        with self.broker.together():
+            answers = [self._ask(question, symbol, trigger) for question in questions]
         self._intended.clear()
         return answers
 
@@ -1120,13 +1125,15 @@ def _joined(blocks: Sequence[Block]) -> Block:
 def _merged(blocks: Sequence[Block]) -> list[Block]:
     """Neighbours of the same kind joined, so that the journal has few entries."""
     runs: list[list[Block]] = []
+    before, ticks = None, 0
     for block in blocks:
         kind = [block.late, *(getattr(block, name) is None for name in COLUMNS)]
-        alike = runs and [runs[-1][0].late, *(getattr(runs[-1][0], name) is None for name in COLUMNS)] == kind
-        if alike and sum(len(other.ts) for other in runs[-1]) + len(block.ts) <= KEPT // 2:
+        ticks += len(block.ts)
+        if kind == before and ticks <= KEPT // 2:
             runs[-1].append(block)
         else:
             runs.append([block])
+            before, ticks = kind, len(block.ts)
     return [_joined(run) for run in runs]
 
 

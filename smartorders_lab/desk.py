@@ -93,6 +93,7 @@ class Desk:
         self._chunk: tuple[Any, ...] | None = None
         self._watched = self._nods = np.zeros((0, 7), np.int64)
         self._woken = np.zeros(0, np.int64)
+        self._busy: bool | None = None
         self._lay_out_watch()
 
     # ------------------------------------------------------------------------------------------------ the tape
@@ -118,7 +119,9 @@ class Desk:
     @property
     def busy(self) -> bool:
         """Whether any order is not over."""
-        return bool((self.rows.status[: self.count] < Status.CLOSED).any())
+        if self._busy is None:
+            self._busy = bool((self.rows.status[: self.count] < Status.CLOSED).any())
+        return self._busy
 
     def pieces(self, ticks: int) -> Iterable[tuple[int, int]]:
         """So many ticks in parts that fit on the tape."""
@@ -192,6 +195,7 @@ class Desk:
         self.rows[slot] = row[0]
         self.numbers[slot] = number
         self.slots[number], self.specs[number] = slot, order
+        self._busy = None
         self._house(slot, legs, layout)
         self._lay_out_watch()
 
@@ -248,6 +252,7 @@ class Desk:
         gone = set(numbers)
         kept = [(n, self.specs[n], *self.state(n)) for n in self.slots if n not in gone]
         self.slots, self.specs = {}, {}
+        self._busy = None
         self.count = self.used = 0
         self.rows, self.legs, self.numbers = _blank_orders(8), table(LEG, 128), np.zeros(8, np.int64)
         self._ends = np.zeros(8, np.int64)
@@ -529,6 +534,7 @@ class Desk:
             self._watch(self.count - 1)
 
     def _watch(self, slot: int) -> None:
+        self._busy = None
         self._see(np.array([slot]))
 
     def _see(self, who: np.ndarray) -> None:

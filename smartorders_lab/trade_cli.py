@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -545,6 +545,7 @@ class _Nobody:
     """A broker that knows nothing, for a look at a session that does not run: what is under way stays so."""
 
     request_expiry_ns = visibility_lag_ns = 0
+    together = staticmethod(nullcontext)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: []

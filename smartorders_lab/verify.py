@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -179,6 +180,7 @@ class _Nobody:
     """A broker that is not there: what the journal does not answer ends the story."""
 
     request_expiry_ns = visibility_lag_ns = 0
+    together = staticmethod(nullcontext)
 
     def list(self, instrument: Instrument) -> None:
         pass

@@ -524,6 +524,10 @@ class PaperBroker:
 
     # ------------------------------------------------------------------------------------------------ the ledger
 
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """What is asked within it is made durable at once when it ends; only then its answers count."""
+        return contextlib.nullcontext() if self._ledger is None else self._ledger.together()
+
     def _commit(self, *changes: Change) -> None:
         """Write changes to disk, then make them."""
         if self._ledger is not None:
@@ -631,6 +635,7 @@ class _Ledger:
         self._crc = 0
         self._file: int | None = None
         self._failed = "is closed; open it again"
+        self._later = self._unsynced = False
         if path.is_dir():
             raise StoreError(f"{path}: is a folder; give the path of a file in it, as in {path / 'paper.ledger'}")
         if not path.parent.is_dir():
@@ -698,14 +703,29 @@ class _Ledger:
                 f"{self.path}: cannot be written: {error.strerror}; check its permissions, or take another folder"
             ) from None
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Lines that are added within are on disk when it ends."""
+        self._later = True
+        try:
+            yield
+        finally:
+            self._later = False
+        if self._unsynced:
+            self._put(b"")
+
     def append(self, changes: Sequence[Change]) -> None:
         """Add a line; on disk when this returns. After an error nothing more can be added: what is on disk is not known."""
+        self._put(self._line(changes))
+
+    def _put(self, line: bytes) -> None:
         if self._file is None:
             raise StoreError(f"{self.path}: {self._failed}")
-        line = self._line(changes)
         try:
             _write(self._file, line)
-            _sync(self._file)
+            self._unsynced = self._later
+            if not self._later:
+                _sync(self._file)
         except OSError as error:
             self._failed = f"could not be written: {error.strerror}; make room, then open it again"
             os.close(self._file)

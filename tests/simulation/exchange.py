@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,9 @@ class Exchange:
         self, symbol: str, ts: np.ndarray, price: np.ndarray, buy: np.ndarray, sell: np.ndarray, size: np.ndarray | None
     ) -> tuple[int, Sequence[tuple[str, int, int, bool]]]:
         return (len(ts), []) if self.live else self.ledger.due(symbol, ts, price, buy, sell, size)
+
+    def together(self) -> AbstractContextManager[None]:
+        return self.ledger.together()
 
     def submit(self, submit: Submit) -> list[Report]:
         world = self.world
