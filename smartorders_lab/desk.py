@@ -152,7 +152,7 @@ class Desk:
 
     def catch_up(self) -> None:
         """Bring every row up to date, for whoever reads or stores them. Nothing happens to the orders, or they would have been woken."""
-        rows = self.rows[: self.count]
+        rows: Any = self.rows[: self.count]
         self._sleep(np.flatnonzero((rows.status < Status.CLOSED) & (rows.cursor < self.at)))
 
     def _arrive(self, slot: int) -> None:

@@ -16,7 +16,7 @@ from .times import duration_ns, duration_text
 
 FRACTION_DECIMALS = 8
 """Fractions (callback rates, distances, fees) are kept to 1e-8, a ten-thousandth of a basis point."""
-_SMALLEST, _LARGEST = Decimal("1e-18"), Decimal("1e18")
+_SMALLEST, _LARGEST, _MOST = Decimal("1e-18"), Decimal("1e18"), Decimal("1e6")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def fraction(value: object) -> Decimal:
             result = decimal(value)
         except ValueError:
             raise ValueError("must be a fraction; write 2% or 0.02") from None
+    if abs(result) > _MOST:
+        raise ValueError("is not a fraction of anything; write 2% or 0.02")
     if result != round(result, FRACTION_DECIMALS):
         raise ValueError(f"has more than {FRACTION_DECIMALS} decimals as a fraction; round it")
     return result.normalize()

@@ -549,6 +549,8 @@ def _expand(data: dict[str, Any]) -> dict[str, Any]:
 
 
 NEEDS = {
+    "needs take-profit levels: it fires when one is filled": ("take_profits",),
+    "needs a ladder: it makes the last level trail": ("take_profits",),
     "exactly one of quantity, cost and risk must be given": ("quantity", "cost", "risk"),
     "needs a stop loss, which says how much a unit can lose": ("stop_loss",),
     "leaves nothing to manage: no take-profit, stop, trailing stop or max_hold": (
@@ -799,4 +801,4 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON takes as it is, and TOML does not

@@ -11,6 +11,7 @@ NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 *
 NS |= {"h": 3600 * 10**9, "d": 86400 * 10**9, "w": 7 * 86400 * 10**9}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|min|s|m|h|d|w)")
 _NOT_A_TIME = "is not a time; write 2024-08-08T23:55:00Z, a datetime, or integer nanoseconds"
+_LONGEST = 36525 * NS["d"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -29,11 +30,15 @@ def duration_ns(value: object) -> int:
         parts = _PART.findall(value.strip())
         if not parts or _PART.sub("", value).strip():
             raise ValueError("is not a duration; write 50ms, 1.5s, 2h, 1h30m, a timedelta, or integer nanoseconds")
+        if sum(float(number) * NS[unit] for number, unit in parts) > _LONGEST:
+            raise ValueError("is longer than 100 years; give a shorter one")
         result = sum(round(float(number) * NS[unit]) for number, unit in parts)
     else:
         raise ValueError("is not a duration; write 50ms, 1.5s, 2h, 1h30m, a timedelta, or integer nanoseconds")
     if result < 0:
         raise ValueError("a duration cannot be negative")
+    if result > _LONGEST:
+        raise ValueError("is longer than 100 years; give a shorter one")
     return result
 
 

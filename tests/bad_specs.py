@@ -328,6 +328,18 @@ CASES: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "stop_loss.emergency = '96': must be beyond the stop (95); move it further from the entry",
     ),
     (
+        "distance beyond everything",
+        order(stop_loss="-1e30%"),
+        SpecError,
+        "stop_loss.target = '-1e30%': is not a fraction of anything; write 2% or 0.02",
+    ),
+    (
+        "duration beyond everything",
+        order(max_hold="9" * 40 + "h"),
+        SpecError,
+        "max_hold = '9999999999999999999999999999999999999999h': is longer than 100 years; give a shorter one",
+    ),
+    (
         "timeout not a duration",
         call(StopLoss, target=95, timeout="10"),
         SpecError,

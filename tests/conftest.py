@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +20,35 @@ def market_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no market data at {DATA}: set SMARTORDERS_DATA to the folder that holds it")
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def _sessions_are_replays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every session that a test has run, here or in a process that left a store in `tmp_path`, is verified when the test is over.
+
+    A test that damages a journal, or the code between a session and its journal, says so: `@pytest.mark.unverified`.
+    """
+    module = sys.modules.get("smartorders_lab.session")
+    if module is None or request.node.get_closest_marker("unverified"):
+        yield
+        return
+    journals: list[Any] = []
+    begin = module.Session.__init__
+
+    def remembered(self: Any, journal: Any, *args: Any, **more: Any) -> None:
+        begin(self, journal, *args, **more)
+        journals.append(journal)
+
+    monkeypatch.setattr(module.Session, "__init__", remembered)
+    yield
+    monkeypatch.undo()
+    from smartorders_lab.journal import MemoryJournal
+    from smartorders_lab.store import Store
+    from smartorders_lab.verify import verify
+
+    verdicts = [verify(journal) for journal in journals if isinstance(journal, MemoryJournal)]
+    for path in request.node.funcargs["tmp_path"].rglob("*.duckdb") if "tmp_path" in request.node.funcargs else ():
+        with Store(path, read_only=True) as store:
+            verdicts += [verify(store, id) for id in store.sessions()["session"]]
+    for verdict in verdicts:
+        assert verdict.ok, verdict
