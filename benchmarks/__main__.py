@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import blocking, house, indexing, live, orders, others, sweeps, trading
+from . import blocking, house, indexing, live, odds, orders, others, panel, sweeps, trading
 from .scale import FULL, QUICK, TOY
 from .table import plain, show
 
@@ -20,8 +20,10 @@ PARTS = {
     "growth": orders.growth,
     "index": indexing.rows,
     "sweeps": sweeps.rows,
+    "odds": odds.rows,
     "live": live.rows,
     "trading": trading.rows,
+    "panel": panel.rows,
     "blocking": blocking.rows,
     "store": house.storing,
     "import": house.importing,

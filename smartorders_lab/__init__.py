@@ -39,6 +39,11 @@ _HOME = {
     "feeds.recorded": ("recorded",),
     "findings": ("Sweep",),
     "instrument": ("Instrument",),
+    "odds": ("Record",),
+    "panel.board": ("Board",),
+    "panel.editor": ("LadderEditor",),
+    "panel.fork": ("Fork",),
+    "panel.terminal": ("Terminal",),
     "remote": ("connect",),
     "replays": ("replay",),
     "run": ("Run",),
@@ -82,6 +87,11 @@ if TYPE_CHECKING:
     from .fills import FillModel
     from .findings import Sweep
     from .instrument import Instrument
+    from .odds import Record
+    from .panel.board import Board
+    from .panel.editor import LadderEditor
+    from .panel.fork import Fork
+    from .panel.terminal import Terminal
     from .remote import connect
     from .replays import replay
     from .run import Run

@@ -825,4 +825,5 @@ def _console() -> Any:
     return Console(width=None if known else _WIDTH, highlight=False)
 
 
+from . import panel_cli as panel_cli  # noqa: E402
 from . import trade_cli as trade_cli  # noqa: E402  its commands join those above, and it needs what stands there

@@ -33,7 +33,7 @@ MAX_FRAME = 20_000_000
 """Most orders that are read from a store at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Best:
     """The best combination of a sweep, and what to make of it.
 
@@ -91,8 +91,14 @@ class Best:
             )
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return f"Best(combination {self.combination} of {self.tried:,}, {self.metric} = {self.value:.6g}, {self.finished:,} orders)"
 
-@dataclass(frozen=True)
+    def _repr_html_(self) -> str:
+        return f"<pre style='white-space:pre-wrap'>{escape(str(self))}</pre>"
+
+
+@dataclass(frozen=True, repr=False)
 class WalkForward:
     """Folds in order of time, in each of which the combination that was best until then was traded.
 
@@ -106,6 +112,13 @@ class WalkForward:
     expectancy: float | None
     interval: Interval | None
     finished: int
+
+    def __repr__(self) -> str:
+        mean = "no mean" if self.expectancy is None else f"{self.expectancy:+.4%}"
+        return f"WalkForward({self.folds.height} folds by {self.metric}, {mean} of {self.finished:,} orders)"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{escape(repr(self))}</div>{self.folds._repr_html_()}"
 
 
 class Sweep:

@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +41,7 @@ from .fields import Distance
 from .links import decode
 from .listings import EVENTS, ORDERS, table
 from .serve import MAX_MESSAGE, PAGE, PROTOCOL, find
+from .session import Recent
 from .spec import Part, SmartOrder
 from .times import duration_ns, duration_text
 
@@ -122,13 +123,30 @@ class Remote:
         return self._connected
 
     @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._closed
+
+    @property
     def id(self) -> str:
         """The session's id."""
         return self._session
 
-    def state(self) -> dict[str, Any]:
-        """The session as it stands: `seq`, `session`, `mode`, `status`, `symbols`, `orders`."""
-        return self._get("/state")
+    def state(self, orders: Iterable[int] | None = None) -> dict[str, Any]:
+        """The session as it stands: `seq`, `session`, `mode`, `status`, `symbols`, `orders`, all of them or only these."""
+        if orders is None:
+            return self._get("/state")
+        wanted = [int(oid) for oid in orders]
+        found = self._get("/state", orders=",".join(map(str, wanted[:PAGE])))
+        for begin in range(PAGE, len(wanted), PAGE):
+            more = self._get("/state", orders=",".join(map(str, wanted[begin : begin + PAGE])))
+            found = {**more, "orders": found["orders"] + more["orders"]}
+        return found
+
+    def recent(self, symbol: str, since: int = 0, trigger: str = "last") -> Recent:
+        """The last ticks of a symbol that the session saw, from number `since` on; see `Session.recent`."""
+        found = self._get("/ticks", symbol=symbol, since=str(since), trigger=trigger)
+        return Recent(found["first"], np.array(found["ts"], np.int64), np.array(found["price"], np.float64))
 
     def orders(self) -> pl.DataFrame:
         """The orders as they stand, one row each; times in UTC, prices and amounts as float64."""
@@ -136,14 +154,18 @@ class Remote:
 
     def events(self, oid: int | None = None) -> pl.DataFrame:
         """What has happened to an order, or to all, from the beginning; one row each."""
+        return table(self.changes(limit=None, order=oid), EVENTS)
+
+    def changes(self, since: int = 0, limit: int | None = 1000, order: int | None = None) -> list[dict[str, Any]]:
+        """What happened after change number `since`, in order, as plain data: the first `limit` changes, of one order or of all."""
         rows: list[dict[str, Any]] = []
-        seq, more = 0, True
-        while more:
-            query = {"since": str(seq)} | ({} if oid is None else {"order": str(oid)})
+        more = True
+        while more and (limit is None or len(rows) < limit):
+            query = {"since": str(since)} | ({} if order is None else {"order": str(order)})
             page = self._get("/changes", **query)
             rows += page["changes"]
-            seq, more = page["seq"], page["more"]
-        return table(rows, EVENTS)
+            since, more = page["seq"], page["more"]
+        return rows[:limit]
 
     def on_event(self, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Have `callback` called with each change from now on, one after another on a thread for that; returns what ends it.

@@ -22,7 +22,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -36,7 +36,17 @@ except ImportError:
     raise ModuleNotFoundError("serving needs the package aiohttp; pip install 'smartorders_lab[exchange]'") from None
 
 from . import errors
-from .errors import ActionError, ActionRefused, LimitError, Problem, SmartOrdersError, SpecError, StoreError, short
+from .errors import (
+    ActionError,
+    ActionRefused,
+    DataError,
+    LimitError,
+    Problem,
+    SmartOrdersError,
+    SpecError,
+    StoreError,
+    short,
+)
 from .times import instant_text
 
 PROTOCOL = 1
@@ -88,8 +98,11 @@ class Hub(Protocol):
 
     id: str
 
-    def state(self) -> dict[str, Any]:
-        """A consistent snapshot: `seq`, `session`, `mode`, `status`, `symbols`, `orders`."""
+    def state(self, orders: Iterable[int] | None = None) -> dict[str, Any]:
+        """A consistent snapshot: `seq`, `session`, `mode`, `status`, `symbols`, `orders`, all of them or only these."""
+
+    def recent(self, symbol: str, since: int = 0, trigger: str = "last") -> Any:
+        """The last ticks of a symbol, from number `since` on: `first`, `ts`, `price`. Raises DataError."""
 
     def changes(self, since: int, limit: int = 1000) -> list[dict[str, Any]]:
         """The first `limit` changes whose `seq` is above `since`, in order of `seq`."""
@@ -240,6 +253,7 @@ class Server:
         app.router.add_get("/stream", self._stream)
         app.router.add_get("/state", self._get_state, allow_head=False)
         app.router.add_get("/changes", self._get_changes, allow_head=False)
+        app.router.add_get("/ticks", self._get_ticks, allow_head=False)
         app.router.add_post("/command", self._post_command)
         runner = web.AppRunner(app, access_log=None, logger=_silent, shutdown_timeout=_GRACE)
         await runner.setup()
@@ -416,7 +430,7 @@ class Server:
         except web.HTTPRequestEntityTooLarge:
             return _refusal(413, LimitError(f"body: more than {MAX_MESSAGE} bytes (MAX_MESSAGE); send less"))
         except web.HTTPNotFound:
-            rule, fix = "is not served", "there are /stream, /state, /changes and /command"
+            rule, fix = "is not served", "there are /stream, /state, /changes, /ticks and /command"
             return _refusal(404, ActionError(str(Problem("path", request.path, rule, fix))))
         except web.HTTPMethodNotAllowed as error:
             fix = f"use {', '.join(sorted(error.allowed_methods))}"
@@ -424,7 +438,7 @@ class Server:
                 405, ActionError(str(Problem("method", request.method, f"does not fit {request.path}", fix)))
             )
         except SmartOrdersError as error:
-            return _refusal(400 if isinstance(error, ActionError) else 503, error)
+            return _refusal(400 if isinstance(error, (ActionError, DataError)) else 503, error)
         except Exception as error:
             log.exception("session %s: %s failed", self._hub.id, request.path)
             return _refusal(500, _internal(error))
@@ -447,8 +461,15 @@ class Server:
             raise _Refused(401, Problem("token", None, rule, fix))
 
     async def _get_state(self, request: web.Request) -> web.Response:
-        state = await self._read(self._hub.state)
+        orders = request.query.get("orders")
+        state = await (self._read(self._hub.state) if orders is None else self._read(self._hub.state, _wholes(orders)))
         return _json(await self._read(_text, state))
+
+    async def _get_ticks(self, request: web.Request) -> web.Response:
+        symbol, since = request.query.get("symbol", ""), _whole(request, "since", 0)
+        found = await self._read(self._hub.recent, symbol, since, request.query.get("trigger", "last"))
+        columns = {"first": found.first, "ts": found.ts.tolist(), "price": found.price.tolist()}
+        return _json(await self._read(_text, columns))
 
     async def _get_changes(self, request: web.Request) -> web.Response:
         since, limit = _whole(request, "since", 0), _whole(request, "limit", PAGE)
@@ -692,6 +713,16 @@ def _whole(request: web.Request, name: str, default: int | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise ActionError(str(Problem(name, text, "must be a whole number from 0 on", "give one, or leave it out")))
     return int(text)
+
+
+def _wholes(text: str) -> list[int]:
+    """Numbers of orders: `3,5,8`, or nothing."""
+    parts = text.split(",") if text else []
+    if len(parts) > PAGE or not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
+        raise ActionError(
+            str(Problem("orders", text, f"must be up to {PAGE} whole numbers", "write 3,5,8, or nothing for none"))
+        )
+    return [int(part) for part in parts]
 
 
 def _parsed(data: str | bytes) -> dict[str, Any]:

@@ -27,17 +27,17 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from .book import FORMAT, Book
-from .errors import ActionError, SmartOrdersError, SpecError, StoreError, short
+from .errors import ActionError, DataError, SmartOrdersError, SpecError, StoreError, short
 from .fields import plain
 from .fills import FillModel
 from .instrument import Instrument
@@ -57,6 +57,8 @@ TIMER_S = 0.25
 """How often ticks are made durable and requests of unknown outcome looked after."""
 SNAPSHOT_ENTRIES = 20_000
 """Entries of the journal after which a snapshot is taken and older ones are let go."""
+RECENT = 50_000
+"""Ticks of each symbol that a session remembers for whoever draws them; the recorder keeps all."""
 _SWITCH_S = 0.001
 """While a session runs, how long Python lets a busy thread run before another has its turn; 5 ms otherwise."""
 _FAREWELL_S = 5.0
@@ -239,6 +241,7 @@ class Session:
         self._watched: dict[str, frozenset[str]] = {}
         self._watching: asyncio.Lock
         self._stopped_lines: dict[str, asyncio.Event] = {}
+        self._memory: dict[str, _Memory] = {}
         self._thread = threading.Thread(target=self._run, name=f"session {self.id}", daemon=True)
         self._teller = threading.Thread(target=self._tell, name=f"session {self.id} listeners", daemon=True)
         try:
@@ -369,7 +372,7 @@ class Session:
 
     def order(self, oid: int) -> dict[str, Any]:
         """One order as it stands, as plain data."""
-        return dict(self._do(lambda: self._described(_number(oid))))
+        return self._worded(*self._do(lambda: self._rows(_number(oid))))
 
     def events(self, oid: int | None = None) -> pl.DataFrame:
         """What happened, of one order or of all, as in `Run.events`."""
@@ -389,13 +392,36 @@ class Session:
             return _events_frame(rows, Instrument())
         return pl.concat(frames).sort("n").drop("n")
 
-    def state(self) -> dict[str, Any]:
-        """Everything as it stands after the last change, as plain data: `seq`, `session`, `mode`, `status`, `symbols`, `orders`."""
-        return dict(self._do(self._state))
+    def state(self, orders: Iterable[int] | None = None) -> dict[str, Any]:
+        """Everything as it stands after the last change, as plain data: `seq`, `session`, `mode`, `status`, `symbols`, `orders`.
 
-    def changes(self, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
-        """What happened after change number `since`, in order, as plain data."""
-        return [self._change(row) for row in self.journal.events(since, limit=limit)]
+        `orders`: only these, which costs the less the fewer they are; none of them for prices and status alone.
+        """
+        wanted = None if orders is None else [_number(oid) for oid in orders]
+        head, rows = self._do(lambda: self._state(wanted))
+        described = [self._worded(*row) for row in rows]  # here, not on the session's time
+        return {**head, "orders": described}
+
+    def recent(self, symbol: str, since: int = 0, trigger: str = "last") -> Recent:
+        """The last ticks of a symbol that the orders saw, RECENT at most: those from number `since` on, as they count for `trigger`.
+
+        Asking costs the session nothing. Raises DataError for a symbol or a trigger that it has no ticks of.
+        """
+        memory = self._memory.get(symbol)
+        instrument = self.book.markets[symbol].instrument if symbol in self.book.markets else None
+        if instrument is None:
+            raise DataError(f"symbol = {short(symbol)}: this session has no such market; place an order of it first")
+        if memory is None:
+            return Recent(0, np.zeros(0, np.int64), np.zeros(0))
+        first, ts, units = memory.read(since, {"last": "price"}.get(trigger, trigger))
+        if units is None:
+            raise DataError(f"trigger = {short(trigger)}: the ticks of {symbol} do not have it; take last")
+        return Recent(first, ts, instrument.prices(units))
+
+    def changes(self, since: int = 0, limit: int | None = 1000, order: int | None = None) -> list[dict[str, Any]]:
+        """What happened after change number `since`, in order, as plain data: the first `limit` changes, of one order or of all."""
+        number = None if order is None else _number(order)
+        return [self._change(row) for row in self.journal.events(since, order=number, limit=limit)]
 
     def on_event(self, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Call `callback` with each change from now on, once it is durable; returns what ends it. It is called on a thread of its own."""
@@ -568,8 +594,7 @@ class Session:
                 return zero + time.monotonic_ns()
 
             self.book = Book(self.journal, self.broker, clock, self._market_clock, self._told)
-            if self.recorder is not None:
-                self.book.seen = self.recorder.keep
+            self.book.seen = self._seen
             await self.feed.open()
             opened = True
             if hasattr(self.feed, "on_play"):
@@ -744,17 +769,26 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ plain data
 
-    def _state(self) -> dict[str, Any]:
-        self.book.catch_up()
-        return {
+    def _state(self, wanted: list[int] | None) -> tuple[dict[str, Any], list[Any]]:
+        book = self.book
+        if wanted is None:
+            book.catch_up()
+            wanted = [*book.specs]
+        else:
+            for number in wanted:
+                if number in book.homes:
+                    symbol, trigger = book.homes[number]
+                    desk = book.markets[symbol].desks[trigger]
+                    desk._arrive(desk.slots[number])
+        head = {
             "seq": self.journal.changes,
             "session": self.id,
             "name": self.name,
             "mode": self.mode,
             "status": self.status,
-            "symbols": {symbol: self._symbol(symbol) for symbol in self.book.markets},
-            "orders": [self._described(number) for number in self.book.specs],
+            "symbols": {symbol: self._symbol(symbol) for symbol in book.markets},
         }
+        return head, [self._rows(number) for number in wanted]
 
     def _symbol(self, symbol: str) -> dict[str, Any]:
         market = self.book.markets[symbol]
@@ -765,22 +799,37 @@ class Session:
             "state": market.state,
             "ticks": market.ticks,
             "held_back": market.held_back,
+            "price_increment": plain(market.instrument.price_increment),
+            "quantity_increment": plain(market.instrument.quantity_increment),
         }
 
-    def _described(self, number: int) -> dict[str, Any]:
-        """An order as plain data."""
-        from .run import describe
-
+    def _rows(self, number: int) -> tuple[Any, ...]:
+        """What there is to say of an order, as `_worded` takes it."""
         book = self.book
         row, legs = book.rows(number)
         spec = book.spec(number)
         market = book.markets[spec.symbol]
         series = {"last": "price"}.get(spec.trigger, spec.trigger)
         last = market.last.get(series) if row["status"][0] < Status.CLOSED else None
-        return {
-            "order": number,
-            **describe(spec, row.view(np.recarray), legs.view(np.recarray), market.instrument, book.fills, last),
-        }
+        return number, spec, row, legs, market.instrument, last
+
+    def _worded(
+        self, number: int, spec: SmartOrder, row: Any, legs: Any, instrument: Instrument, last: int | None
+    ) -> dict[str, Any]:
+        """An order as plain data."""
+        from .run import describe
+
+        described = describe(spec, row.view(np.recarray), legs.view(np.recarray), instrument, self.book.fills, last)
+        return {"order": number, **described}
+
+    def _seen(self, instrument: Instrument, first: int, block: Block) -> None:
+        """Ticks that the orders are about to see."""
+        memory = self._memory.get(instrument.symbol)
+        if memory is None:
+            memory = self._memory[instrument.symbol] = _Memory()
+        memory.keep(first, block)
+        if self.recorder is not None:
+            self.recorder.keep(instrument, first, block)
 
     def _change(self, row: Any, number: int | None = None) -> dict[str, Any]:
         from .run import described_event
@@ -788,6 +837,55 @@ class Session:
         order = int(row["order"])
         instrument = self.book.markets[self.book.specs[order].symbol].instrument
         return {"seq": int(row["n"]) if number is None else number, **described_event(row, instrument)}
+
+
+class Recent(NamedTuple):
+    """Ticks that a session has seen: the number of the first of them, `ts` in ns (int64), prices as float64."""
+
+    first: int
+    ts: np.ndarray
+    price: np.ndarray
+
+
+class _Memory:
+    """The last RECENT ticks of one symbol, and as many more as there is room for; written by one thread, read by any."""
+
+    _SERIES = ("price", "bid", "ask", "mark")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ts = np.zeros(2 * RECENT, np.int64)
+        self._columns: dict[str, np.ndarray] = {}
+        self._first = self._count = 0
+
+    def keep(self, first: int, block: Block) -> None:
+        """More ticks; `first`: the number of the first of them."""
+        columns = {name: getattr(block, name) for name in self._SERIES if getattr(block, name) is not None}
+        skipped = max(len(block.ts) - RECENT, 0)
+        more = len(block.ts) - skipped
+        with self._lock:
+            if first != self._first + self._count or skipped or columns.keys() != self._columns.keys():
+                self._columns = {name: self._columns.get(name, np.zeros_like(self._ts)) for name in columns}
+                self._first, self._count = first + skipped, 0
+            elif self._count + more > len(self._ts):
+                gone = self._count - RECENT
+                for column in (self._ts, *self._columns.values()):
+                    column[:RECENT] = column[gone : self._count].copy()
+                self._first, self._count = self._first + gone, RECENT
+            end = self._count + more
+            self._ts[self._count : end] = block.ts[skipped:]
+            for name, column in columns.items():
+                self._columns[name][self._count : end] = column[skipped:]
+            self._count = end
+
+    def read(self, since: int, series: str) -> tuple[int, np.ndarray, np.ndarray | None]:
+        """The number of the first tick, times, and one series in units, from tick `since` on; None: there is no such series."""
+        with self._lock:
+            first = max(since, self._first + self._count - RECENT, self._first)
+            begin = min(first - self._first, self._count)
+            column = self._columns.get(series)
+            part = None if column is None else column[begin : self._count].copy()
+            return first, self._ts[begin : self._count].copy(), part
 
 
 _OPEN: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ _ROW = tuple(name for name in OUTCOME.names or () if name in (ORDER.names or ())
 _EXPECTS = (What.ACCEPTED, What.FILLED, What.CANCELLED)
 
 
-@dataclass
+@dataclass(repr=False)
 class Verdict:
     """What `verify` found. `ok`: all that was compared is equal, or the journal says why not.
 
@@ -87,6 +88,12 @@ class Verdict:
         lines += [f"    {line}" for line in self.explained]
         lines += [f"  note: {line}" for line in self.notes]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.session}: {'ok' if self.ok else 'DIFFERS'}, {_many(self.orders, 'order')}, {_many(self.events, 'event')})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre style='white-space:pre-wrap'>{escape(str(self))}</pre>"
 
 
 def verify(source: Store | Journal | MemoryJournal | str | os.PathLike[str], id: str = "") -> Verdict:

@@ -20,7 +20,7 @@ HEAVY = {
     "aiohttp": {"serve", "remote"},
     "ccxt": {"feeds/fetch", "feeds/live"},
     "plotly": {"charts", "heatmaps"},
-    "typer": {"cli", "trade_cli"},
+    "typer": {"cli", "trade_cli", "panel_cli"},
     "distributed": {"cluster"},
 }
 
@@ -67,7 +67,8 @@ def test_imports_only_go_down_the_house() -> None:
         for target in imported(tree, at_load=True):
             if target.startswith("."):
                 other = target.lstrip(".").replace(".", "/")
-                other = other if other in level or not name.startswith("feeds/") else f"feeds/{other}"
+                own = f"{name.rpartition('/')[0]}/{other}"
+                other = own if own in level and not target.startswith("..") else other
                 if other in level:
                     assert level[other] <= level[name], f"{name} imports {other}, which stands above it"
 

@@ -31,6 +31,7 @@ import smartorders_lab as so
 from smartorders_lab import errors, listings, remote, serve
 from smartorders_lab.remote import Remote, connect
 from smartorders_lab.serve import COMMANDS, MAX_MESSAGE, Server, discovery_path, find
+from smartorders_lab.session import Recent
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "stream.schema.json").read_text())
 TOKEN = "canary0123456789canary0123456789"
@@ -469,6 +470,24 @@ def test_plain_http(server: Server, book: Book) -> None:
     assert [change["seq"] for change in page["changes"]] == [n for n in range(2001, 2501) if n % 3 == 1]
     assert page["seq"] == 2500
     assert ask(server, "/changes?since=2500")[1] == {"changes": [], "seq": 2500, "more": False}
+
+
+def test_orders_and_ticks_are_asked_for_properly(server: Server, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    for query in ("1,x", "-1", "1,,2", ",".join(["1"] * 1001)):
+        status, refused, _ = ask(server, f"/state?orders={query}")
+        assert status == 400
+        assert check(refused, "refusal")["error"]["message"].startswith("orders = ")
+    assert check(ask(server, "/ticks?symbol=BTC/USDT&since=x")[1], "refusal")["error"]["message"].startswith("since = ")
+    asked: list[Any] = []
+
+    def recent(*how: Any) -> Any:
+        asked.append(how)
+        return Recent(7, np.array([2**62, 2**62 + 1]), np.array([0.1, 1e-8]))
+
+    monkeypatch.setattr(book, "recent", recent, raising=False)
+    ticks = check(ask(server, "/ticks?symbol=BTC/USDT&since=5&trigger=bid")[1], "ticks")
+    assert ticks == {"first": 7, "ts": [2**62, 2**62 + 1], "price": [0.1, 1e-8]}
+    assert asked == [("BTC/USDT", 5, "bid")]
 
 
 def test_a_stream_begins_with_a_snapshot_or_where_it_stopped(server: Server, book: Book) -> None:

@@ -885,6 +885,69 @@ def test_served_to_another_process(store: Path | None, tmp_path: Path) -> None:
             assert found.id == session.id
 
 
+def test_some_orders_and_the_last_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a picture of a session asks for, here and from another process: a few orders, new ticks, the changes of one order."""
+    monkeypatch.setattr(module, "RECENT", 1000)
+    ticks = walk(6000)
+    feed = quick(ticks)
+    with so.paper(feed=feed, store=tmp_path / "lab.duckdb") as session:
+        with pytest.raises(so.DataError, match="this session has no such market; place an order of it first"):
+            session.recent("BTC/USDT")
+        session.place(order(trailing_stop="1%"))
+        session.place(order(entry=so.Entry.limit(50)))
+        assert len(session.recent("BTC/USDT").ts) == 0
+        with (
+            Server(session, discovery=discovery_path(tmp_path / "lab.duckdb")) as server,
+            so.connect(server.url, server.token) as remote,
+        ):
+            at, seen = 0, []
+            for end in (1, 400, 700, 2900, 3000):
+                feed.play(end)
+                assert session.wait(LONG)
+                here, there = session.recent("BTC/USDT", at), remote.recent("BTC/USDT", at)
+                assert here.first == there.first == max(at, end - 1000)
+                assert np.array_equal(here.ts, there.ts)
+                assert np.array_equal(here.price, there.price)
+                assert np.array_equal(here.ts, ticks.ts[here.first : end])
+                assert np.array_equal(here.price, ticks.instrument.prices(ticks.price[here.first : end]))
+                at = end
+                seen.append(len(here.ts))
+            assert seen == [1, 399, 300, 1000, 100]
+            assert len(session.recent("BTC/USDT", 3000).ts) == 0
+            assert session._memory["BTC/USDT"]._ts.nbytes == 16_000, "it does not grow"
+            for ask in (session, remote):
+                whole = ask.state()
+                assert whole["symbols"]["BTC/USDT"]["price_increment"] == "0.01"
+                assert ask.state([1]) == {**whole, "orders": whole["orders"][1:]}
+                assert ask.state([0])["orders"][0] == session.order(0), "also what moves with the ticks alone"
+                assert ask.state([]) == {**whole, "orders": []}
+                with pytest.raises(so.ActionError, match="no such order"):
+                    ask.state([7])
+                with pytest.raises(so.DataError, match="trigger = 'mark': the ticks of BTC/USDT do not have it"):
+                    ask.recent("BTC/USDT", 0, "mark")
+                mine = [change for change in session.changes(limit=None) if change["order"] == 1]
+                assert ask.changes(limit=None, order=1) == mine
+                assert ask.changes(limit=1, order=1) == mine[:1]
+            assert not remote.closed
+        assert remote.closed
+
+
+def test_a_look_at_one_order_leaves_the_others_asleep() -> None:
+    """The more orders there are, the less may a picture of one of them cost the session."""
+    feed = quick(walk())
+    with so.paper(feed=feed) as session:
+        for _ in range(3):
+            session.place(order(take_profits=[("+50%", 100)], stop_loss="-50%", trailing_stop="40%"))
+        feed.play(3000)
+        assert session.wait(LONG)
+        desk = session.book.markets["BTC/USDT"].desks["last"]
+        session.state([1])
+        cursors = [int(desk.row(number).cursor) for number in range(3)]
+        assert cursors[1] == 3000
+        assert max(cursors[0], cursors[2]) < 3000
+        assert session.state([1])["orders"] == session.state()["orders"][1:2]
+
+
 # ------------------------------------------------------------------------------------------------------- a live feed
 
 

@@ -872,13 +872,14 @@ def _on_grid(line: Line) -> Job:
 @contextlib.contextmanager
 def _bar(job: Job, progress: bool | None) -> Iterator[Callable[[int, int], None]]:
     """A progress bar over the span of time."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
-    if progress is None:
-        progress = sys.stderr.isatty() and not os.environ.get("CI")
+    disable: bool | None = not progress
+    if progress is None:  # None leaves it to tqdm, which shows one in a notebook and on a terminal
+        disable = True if os.environ.get("CI") else None
     form = "{desc} {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]"
     span = job.end_ns - job.start_ns
-    with tqdm(total=span, desc=f"{job.exchange} {job.symbol}", disable=not progress, bar_format=form) as bar:
+    with tqdm(total=span, desc=f"{job.exchange} {job.symbol}", disable=disable, bar_format=form) as bar:
 
         def show(reached: int, rows: int) -> None:
             bar.set_postfix_str(f" {rows:,} rows", refresh=False)

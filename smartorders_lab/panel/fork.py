@@ -1,0 +1,758 @@
+"""Fork: what would have become of an order if it had been another one.
+
+    fork = so.Fork(session, 3)       # an order of a session, living or done
+    fork = so.Fork(run, 3)           # or of a replay
+
+The order as it was placed is laid into the editor, over the ticks that it lived through. Whatever is changed there is replayed from the
+moment at which the order was made, with the same fill model, up to the latest tick, and stands beside what really happened.
+
+What the user did to the real order (edits, funds added or taken out, close, cancel) is done to the changed one, too, at the same times,
+unless that is switched off. A field that is changed here stays as it is set here, also where it was edited later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from itertools import takewhile
+from math import isclose
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+import numpy as np
+import traitlets
+
+from ..actions import Action
+from ..errors import ActionError, DataError, SmartOrdersError, SpecError, short
+from ..fills import FillModel
+from ..instrument import Instrument
+from ..messages import Block
+from ..replays import replay
+from ..run import Run
+from ..spec import SmartOrder, living_order
+from ..ticks import Ticks
+from ..times import duration_ns, instant_ns, instant_text
+from .editor import LadderEditor
+from .parts import Hub, Manners, dot_html, free, said_html, status_dot, text_of
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+_EXITS = {"take_profit": "TP", "trailing_take_profit": "TP"}
+_WORDS = {
+    "edit": "edited",
+    "add_funds": "funds added",
+    "reduce_funds": "funds reduced",
+    "open_now": "opened by hand",
+    "close_at_market": "closed at market",
+    "cancel": "cancelled",
+}
+
+# ------------------------------------------------------------------------------------------------------- what is known
+
+
+@dataclass(frozen=True)
+class Course:
+    """How an order went. `status`, `exit_reason` as in `Run.orders`; `fills`: dicts of ts (ns), price, quantity, role, level, in order.
+
+    `realized`, `unrealized`, `fees` in quote currency; `held_ns`: from the first fill to the last exit, or to the latest tick.
+    """
+
+    status: str
+    exit_reason: str | None
+    entry_price: float | None
+    realized: float
+    unrealized: float
+    fees: float
+    held: float
+    held_ns: int | None
+    fills: list[dict[str, Any]]
+    stop: tuple[np.ndarray, np.ndarray] = field(default=(np.zeros(0, np.int64), np.zeros(0)), repr=False)
+    """Effective stop: times (ns) and prices of its steps, to its end."""
+
+    @property
+    def total(self) -> float:
+        """Profit, with what is still open at the latest price."""
+        return self.realized + self.unrealized
+
+
+@dataclass(frozen=True)
+class Life:
+    """What an order lived through, as far as it is known: enough to live it again.
+
+    `order`: as it was placed. `created` in ns. `actions`: what the user did, at its times. `ticks`: from its creation to the latest.
+    `poll`: ns, 0 for every tick. `whole`: False where what the user did is not known any more. `course`: what really happened.
+    """
+
+    number: int
+    order: SmartOrder
+    created: int
+    actions: tuple[Action, ...]
+    fills: FillModel
+    ticks: Ticks
+    poll: int = 0
+    outlier: str | None = None
+    whole: bool = True
+    course: Course | None = None
+    notes: tuple[str, ...] = ()
+
+    def again(self, order: SmartOrder, keep: bool) -> Run:
+        """Live it again as another order, with the user's actions or without. Raises SpecError, ActionError, DataError."""
+        return replay(
+            order,
+            self.ticks,
+            starts=self.created,
+            fills=self.fills,
+            actions=kept(self.order, order, self.actions) if keep else (),
+            poll_interval=self.poll,
+            outlier=self.outlier,
+            progress=False,
+            workers=1,
+        )
+
+
+def kept(was: SmartOrder, now: SmartOrder, actions: tuple[Action, ...]) -> list[Action]:
+    """The actions as they go on with a changed order: what was changed by hand is not edited away again."""
+    changed = {name for name in SmartOrder.model_fields if getattr(was, name) != getattr(now, name)}
+    found = []
+    for action in actions:
+        changes = {name: value for name, value in action.changes.items() if name not in changed}
+        if action.kind != "edit" or changes:
+            found.append(action.model_copy(update={"order": 0, "version": None, "changes": changes}))
+    return found
+
+
+def life_of(source: Any, oid: int, ticks: Ticks | None = None, fills: FillModel | None = None) -> Life:
+    """The life of an order of a session, here or watched from another process, or of a run.
+
+    `ticks`: those that it lived through, where the source does not have them (any more). `fills`: what is assumed of the venue, where
+    the source does not say. Raises DataError, ActionError for an order that is not there.
+    """
+    if isinstance(source, Run):
+        return _of_run(source, oid, ticks)
+    if hasattr(source, "journal") and hasattr(source, "book"):
+        return _of_session(source, oid, ticks)
+    if hasattr(source, "life"):
+        return _of_other(source, oid, ticks, source.life(oid))
+    return _of_other(source, oid, ticks, None if fills is None else {"fills": fills.to_dict()})
+
+
+def _of_run(run: Run, oid: int, ticks: Ticks | None) -> Life:
+    from ..run import ticks_of
+
+    if isinstance(oid, bool) or not isinstance(oid, (int, np.integer)) or not 0 <= oid < len(run.specs):
+        raise ActionError(f"order {short(oid)}: no such order; this run has {len(run.specs)}, counted from 0")
+    if run.meta["data_hash"] is not None:
+        ticks = ticks_of(run, ticks, "Fork(run, order, ticks=Ticks.read(...))")
+    elif ticks is None:
+        raise DataError("ticks: this run has none; give those that its orders lived through: ticks=Ticks.read(...)")
+    meta, oid = run.meta, int(oid)
+    row = run.orders.row(oid, named=True)
+    created = _ns(row["created_ts"])
+    life = Life(
+        number=oid,
+        order=run.specs[oid],
+        created=created,
+        actions=tuple(a for a in (Action(**each) for each in meta["actions"]) if a.order == oid),
+        fills=FillModel(**meta["fills"]),
+        ticks=ticks,
+        poll=duration_ns(meta["poll_interval"] or 0),
+        outlier=meta["outlier"],
+    )
+    return replace(life, course=course_of(run, oid, ticks))
+
+
+def _of_session(session: Session, oid: int, ticks: Ticks | None) -> Life:
+    described = session.order(oid)
+    book = session.book
+    story = _Story(session, book.specs[oid].symbol, oid)
+    created = instant_ns(described["created_ts"]) if story.placed is None else story.placed[1]
+    if ticks is None:
+        first, ticks = story.ticks()
+        at = None if story.placed is None else story.placed[0] - first
+        if (at is None or at < 0) and _first(ticks, created) == 0 and ticks.ts[0] > created and first > 0:
+            raise DataError(
+                f"order {oid}: the session has let go of the ticks that it began with (its oldest is of {instant_text(int(ticks.ts[0]))}); "
+                "give them: ticks=Ticks.read(...), or begin sessions with keep_ticks="
+            )
+        ticks = _from(ticks, _first(ticks, created) if at is None or at < 0 else at, oid)
+    else:
+        ticks = _from(ticks, _first(ticks, created), oid)
+    events = session.events(oid)
+    done = events.filter((events["kind"] == "action") | (events["kind"] == "action_refused")).height
+    life = Life(
+        number=oid,
+        order=book.specs[oid],
+        created=created,
+        actions=tuple(story.actions),
+        fills=book.fills,
+        ticks=ticks,
+        poll=book.poll_ns,
+        whole=len(story.actions) >= done,
+    )
+    return _told(life, described, events)
+
+
+def _of_other(session: Any, oid: int, ticks: Ticks | None, told: Mapping[str, Any] | None) -> Life:
+    """Of a session in another process. `told`: what it says beyond its state: the order as it was placed, actions, fill model."""
+    described = next((order for order in session.state()["orders"] if order["order"] == oid), None)
+    if described is None:
+        raise ActionError(f"order {short(oid)}: no such order in this session; look at its orders()")
+    told = told or {}
+    events = session.events(oid)
+    created = int(told["created"]) if "created" in told else instant_ns(described["created_ts"])
+    if ticks is None:
+        ticks = seen(session, described["symbol"])
+        if ticks is None or ticks.ts[0] > max(created, instant_ns(described["entry_ts"] or described["created_ts"])):
+            raise DataError(
+                f"order {oid}: the session in another process does not have all ticks that it lived through; give them: "
+                "ticks=Ticks.read(...)"
+            )
+    with living_order():
+        order = SmartOrder.from_dict(told.get("order") or described["spec"])
+    acted = events.filter((events["kind"] == "action") | (events["kind"] == "action_refused")).height
+    actions = tuple(Action(**action) for action in told.get("actions", ()))
+    life = Life(
+        number=oid,
+        order=order,
+        created=created,
+        actions=actions,
+        fills=FillModel(**told.get("fills", {})),
+        ticks=_from(ticks, _first(ticks, created), oid),
+        poll=int(told.get("poll", 0)),
+        whole=len(actions) >= acted,
+        notes=() if "fills" in told else ("the session does not say what it assumes of fees and slippage: none here",),
+    )
+    return _told(life, described, events)
+
+
+def _told(life: Life, described: dict[str, Any], events: Any) -> Life:
+    """With the real course, as the session tells it."""
+    rows = [
+        {**row, "ts": _ns(row["ts"])}
+        for row in events.select("ts", "kind", "role", "level", "price", "quantity", "stop").to_dicts()
+    ]
+    fills = [row for row in rows if row["kind"] == "filled"]
+    last = int(life.ticks.ts[-1])
+    entry = described["entry_ts"]
+    end = described["exit_ts"]
+    held = float(described["held"])
+    over = None if end is None else instant_ns(end)
+    notes = life.notes
+    if not life.whole:
+        notes = (*notes, "what was done to it by hand is not known (any more): the changed order does without")
+    found = Course(
+        status=described["status"],
+        exit_reason=described["exit_reason"],
+        entry_price=None if described["entry_price"] is None else float(described["entry_price"]),
+        realized=float(described["realized_pnl"]),
+        unrealized=float(described["unrealized_pnl"] or 0),
+        fees=float(described["fees"]),
+        held=held,
+        held_ns=None if entry is None else (over if over is not None and not held else last) - instant_ns(entry),
+        fills=fills,
+        stop=_told_stop(rows, described, last),
+    )
+    life = replace(life, course=found, notes=notes)
+    try:
+        run = life.again(life.order, keep=True)
+    except SmartOrdersError:
+        return life
+    same = course_of(run, 0, life.ticks)
+    if _key(same.fills) == _key(fills):  # then its stop is known at every tick, not only at its events
+        return replace(life, course=replace(found, stop=same.stop))
+    if life.whole:
+        note = (
+            "a replay of the real order fills otherwise than the session did: its broker or its feed had their troubles"
+        )
+        return replace(life, notes=(*life.notes, note))
+    return life
+
+
+def _key(fills: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(fill["ts"], fill["role"], fill["level"], round(fill["price"], 9), fill["quantity"]) for fill in fills]
+
+
+def course_of(run: Run, oid: int, ticks: Ticks) -> Course:
+    """How an order of a run went, up to the last tick."""
+    row = run.orders.row(oid, named=True)
+    fills = [
+        {**fill, "ts": _ns(fill["ts"])}
+        for fill in run.fills.filter(run.fills["order"] == oid)
+        .select("ts", "price", "quantity", "role", "level")
+        .to_dicts()
+    ]
+    view = ticks.view(run.specs[oid].trigger, run.specs[oid].direction)
+    last = float(ticks.instrument.prices(view.price[-1:])[0])
+    open_pnl = 0.0
+    if row["held"] and row["entry_price"] is not None and row["exit_reason"] is None:
+        open_pnl = run.specs[oid].direction * (last - row["entry_price"]) * row["held"]
+    held_ns = row["held_ns"]
+    if held_ns is None and row["entry_ts"] is not None:
+        held_ns = int(view.ts[-1]) - _ns(row["entry_ts"])
+    return Course(
+        status=row["status"],
+        exit_reason=row["exit_reason"],
+        entry_price=row["entry_price"],
+        realized=row["realized_pnl"],
+        unrealized=open_pnl,
+        fees=row["fees"],
+        held=row["held"],
+        held_ns=held_ns,
+        fills=fills,
+        stop=_stop(run, oid, ticks),
+    )
+
+
+def _stop(run: Run, oid: int, ticks: Ticks) -> tuple[np.ndarray, np.ndarray]:
+    """The effective stop of an order of a run, tick by tick."""
+    from ..charts import stop_path
+    from ..rows import NONE
+
+    path = stop_path(run, oid, ticks)
+    view = ticks.view(run.specs[oid].trigger, run.specs[oid].direction)
+    known = path.stop != NONE
+    prices = ticks.instrument.prices(path.stop[known])
+    events = run.events.filter(run.events["order"] == oid)
+    row = run.orders.row(oid, named=True)
+    end = _ns(events["ts"][-1]) if row["exit_reason"] is not None else int(view.ts[-1])
+    return _closed(view.ts[path.tick[known]].astype(np.int64), prices, end)
+
+
+def _told_stop(rows: list[dict[str, Any]], described: dict[str, Any], last: int) -> tuple[np.ndarray, np.ndarray]:
+    """The effective stop as the events tell it."""
+    held = [row for row in rows if row["stop"] is not None]
+    ts = np.array([row["ts"] for row in held], np.int64)
+    end = rows[-1]["ts"] if described["exit_reason"] is not None and rows else last
+    return _closed(ts, np.array([row["stop"] for row in held], float), end)
+
+
+def _closed(ts: np.ndarray, prices: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps that go on to `end`."""
+    ts, prices = ts[ts <= end], prices[ts <= end]
+    return (np.append(ts, end), np.append(prices, prices[-1])) if len(ts) else (ts, prices)
+
+
+class _Story:
+    """What the journal of a session still has of a symbol's ticks and of one order."""
+
+    def __init__(self, session: Session, symbol: str, oid: int):
+        self.session, self.symbol = session, symbol
+        self.placed: tuple[int, int] | None = None
+        """At which tick and when (ns) the order was made."""
+        self.actions: list[Action] = []
+        self._blocks: list[Block] = []
+        self.instrument, self.count, last = session._do(self._caught_up)
+        self._read(takewhile(lambda entry: entry[0] <= last, session.journal.entries()), oid)
+        self.first = self.count - sum(len(block.ts) for block in self._blocks)
+        if self.placed is not None:
+            self.placed = self.placed[0] + self.first, self.placed[1]
+
+    def _caught_up(self) -> tuple[Instrument, int, int]:
+        """On the session's thread: everything that it has seen is in the journal, up to an entry."""
+        book = self.session.book
+        book.flush()
+        market = book.markets[self.symbol]
+        return market.instrument, market.ticks, self.session.journal.last
+
+    def _read(self, entries: Iterable[tuple[int, str, bytes]], oid: int) -> None:
+        from ..book import unpack_ticks
+
+        at = 0
+        for _, kind, body in entries:
+            if kind == "ticks":
+                block = unpack_ticks(body)
+                if block.symbol == self.symbol:
+                    self._blocks.append(block)
+                    at += len(block.ts)
+            elif kind in ("place", "action"):
+                data = json.loads(body)
+                if data[0] == oid and kind == "place":
+                    self.placed = at, int(data[1])
+                elif data[0] == oid:
+                    self.actions.append(Action(**data[2]))
+
+    def ticks(self) -> tuple[int, Ticks]:
+        """The ticks that it has seen, and the number of the first of them."""
+        recorder, feed = self.session.recorder, self.session.feed
+        if self.first and recorder is not None:
+            self.session._do(recorder.flush)
+            files = sorted(recorder._place(self.symbol).glob("*.parquet"))
+            if files:
+                paths: list[Any] = [str(path) for path in files]
+                first = int(files[0].stem.partition("-")[0])
+                return first, Ticks.read(paths, self.instrument)
+        known = getattr(feed, "ticks", None)
+        if self.first and isinstance(known, Mapping) and self.session.book.outlier is None:
+            return 0, known[self.symbol].slice(0, self.count)
+        if not self._blocks:
+            raise DataError(
+                f"ticks: the session has seen none of {short(self.symbol)} yet; wait for the first, or give them: ticks=Ticks.read(...)"
+            )
+        return self.first, joined(self._blocks, self.instrument)
+
+
+def joined(blocks: list[Block], instrument: Instrument) -> Ticks:
+    """Blocks of one symbol as Ticks."""
+    columns: dict[str, Any] = {}
+    for name in ("ts", "price", "size", "bid", "ask", "mark"):
+        parts = [getattr(block, name) for block in blocks]
+        if all(part is not None for part in parts):
+            whole = np.concatenate(parts)
+            whole.flags.writeable = False
+            columns[name] = whole
+    return Ticks(instrument, source="session", **columns)
+
+
+def seen(session: Any, symbol: str) -> Ticks | None:
+    """The ticks of a symbol that a session has seen and still has; None if there are none."""
+    if hasattr(session, "seen"):
+        found: Ticks | None = session.seen(symbol)
+        return found
+    if hasattr(session, "journal"):
+        if symbol not in session.book.markets:
+            return None
+        try:
+            return _Story(session, symbol, -1).ticks()[1]
+        except DataError:
+            return None
+    market = session.state([])["symbols"].get(symbol)
+    recent = session.recent(symbol) if market is not None and market["ticks"] else None
+    if market is None or recent is None or not len(recent.ts):
+        return None
+    steps = {name: market[name] for name in ("price_increment", "quantity_increment")}
+    return Ticks.from_arrays(recent.ts, recent.price, instrument=Instrument(symbol=symbol, **steps), unit="ns")
+
+
+def _first(ticks: Ticks, created: int) -> int:
+    """The first tick that an order made at `created` could meet."""
+    ts = ticks.ts if ticks.bars is None else ticks.bars.ts
+    return int(np.searchsorted(ts, created))
+
+
+def _from(ticks: Ticks, first: int, oid: int) -> Ticks:
+    count = len(ticks) if ticks.bars is None else len(ticks.bars)
+    if first >= count:
+        raise DataError(
+            f"order {oid}: no tick has come since it was made; wait for the first, or give others: ticks=Ticks.read(...)"
+        )
+    return ticks.slice(first, None) if first else ticks
+
+
+def _ns(at: Any) -> int:
+    """A time of a frame in ns."""
+    if isinstance(at, datetime):
+        return instant_ns(at)
+    return int(at)
+
+
+# ------------------------------------------------------------------------------------------------------- the comparison
+
+
+def rows_of(real: Course, other: Course | None) -> Iterator[tuple[str, str, str, str]]:
+    """The table: what, in reality, changed, and the difference; as text."""
+
+    def money(value: float | None) -> str:
+        return "–" if value is None else f"{value:+,.6g}" if value else "0"
+
+    def both(what: str, show: Callable[[Course], str], by: str = "") -> tuple[str, str, str, str]:
+        return what, show(real), "–" if other is None else show(other), by
+
+    def difference(get: Callable[[Course], float | None], show: Callable[[float], str] = money) -> str:
+        a, b = get(real), None if other is None else get(other)
+        if a is None or b is None:
+            return ""
+        return "the same" if isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) else show(b - a)
+
+    yield both("Outcome", _outcome)
+    yield both(
+        "Entry",
+        lambda c: "never" if c.entry_price is None else f"{c.entry_price:.10g}",
+        difference(lambda c: c.entry_price),
+    )
+    yield both("Exits", _exits)
+    yield both("Profit and loss", lambda c: money(c.total), difference(lambda c: c.total))
+    yield both("of it still open", lambda c: money(c.unrealized) if c.held else "–")
+    yield both("Fees", lambda c: f"{c.fees:,.6g}", difference(lambda c: c.fees))
+    yield both("Held for", lambda c: _hold(c.held_ns), difference(lambda c: c.held_ns, _more))
+
+
+def _outcome(course: Course) -> str:
+    word = course.status.lower().replace("_", " ")
+    reason = (course.exit_reason or "").replace("_", " ")
+    return f"{word}: {reason}" if reason and reason != word else word
+
+
+def _exits(course: Course) -> str:
+    """Which exits were filled at which average price, in order."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for fill in course.fills:
+        role = fill["role"]
+        if role in ("entry", "add_funds"):
+            continue
+        name = f"TP{fill['level'] + 1}" if role in _EXITS else role.replace("_", " ")
+        found.setdefault(name, []).append((fill["price"], fill["quantity"]))
+    texts = []
+    for name, parts in found.items():
+        quantity = sum(q for _, q in parts)
+        texts.append(f"{name} {sum(p * q for p, q in parts) / quantity:.10g}")
+    return ", ".join(texts) or "none"
+
+
+def _hold(ns: float | None) -> str:
+    if ns is None:
+        return "–"
+    for unit, word in ((86_400_000_000_000, "d"), (3_600_000_000_000, "h"), (60_000_000_000, "min")):
+        if ns >= unit:
+            return f"{ns / unit:.3g} {word}"
+    return f"{ns / 1e9:.3g} s"
+
+
+def _more(ns: float) -> str:
+    return ("+" if ns > 0 else "−") + _hold(abs(ns))
+
+
+def table_html(real: Course, other: Course | None) -> str:
+    """The comparison as a table of its own; nothing in it is markup of the user's."""
+    head = "".join(f'<th scope="col">{word}</th>' for word in ("", "Real", "What if", "Difference"))
+    body = "".join(
+        f'<tr><th scope="row">{text_of(what)}</th>' + "".join(f"<td>{text_of(cell)}</td>" for cell in cells) + "</tr>"
+        for what, *cells in rows_of(real, other)
+    )
+    inside = f"<caption>Real and what if</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    box = 'class="sol-fork-scroll" tabindex="0" role="group" aria-label="Real and what if" data-lm-suppress-shortcuts="true"'
+    return f'<div {box}><table class="sol-fork-table">{inside}</table></div>'
+
+
+STYLE = """<style>
+.sol-fork-scroll { overflow-x: auto; max-width: 100%; }
+.sol-fork-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.sol-fork-table caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.sol-fork-table th, .sol-fork-table td { padding: 4px 10px; border: 0; text-align: left; line-height: 1.35; vertical-align: top;
+  border-bottom: 1px solid var(--sol-line, rgba(128,128,128,.3)); background: none; color: inherit; white-space: normal; }
+.sol-fork-table thead th { font-weight: 600; opacity: .75; }
+.sol-fork-table tbody th { font-weight: 400; opacity: .75; white-space: nowrap; }
+.sol-fork-head { line-height: 1.4; }
+</style>"""
+
+
+# ------------------------------------------------------------------------------------------------------- the widget
+
+
+class Fork(ipywidgets.VBox):
+    """What if? An order beside another one on the ticks that it lived through.
+
+    Parameters
+    ----------
+    source : a session (`so.paper(...)`), one watched from another process (`so.connect(...)`), or a `Run`.
+    oid : number of the order.
+    ticks : the ticks that it lived through, where the source does not have them.
+    fills : what is assumed of the venue, where the source does not say (a session of another process).
+    entries, theme : as in LadderEditor.
+    name : a fork of that name that is there already is closed first.
+
+    `order` is the changed order, or None while its fields make none; `result` the Run of it; `difference` its profit minus the real
+    one, in quote currency. Raises DataError, ActionError.
+    """
+
+    order = traitlets.Any(None, allow_none=True)
+    result = traitlets.Any(None, allow_none=True)
+    difference = traitlets.Float(None, allow_none=True)
+
+    def __init__(
+        self,
+        source: Any,
+        oid: int,
+        ticks: Ticks | None = None,
+        *,
+        fills: FillModel | None = None,
+        entries: int = 2000,
+        theme: str = "auto",
+        name: str = "fork",
+    ):
+        self.life = life_of(source, oid, ticks, fills)
+        assert self.life.course is not None
+        self.real: Course = self.life.course
+        self.what_if: Course | None = None
+        self.hub = Hub(name)
+        try:
+            self._build(theme, entries, name)
+        except BaseException:
+            self.hub.close()
+            raise
+
+    def _build(self, theme: str, entries: int, name: str) -> None:
+        life = self.life
+        self.editor = LadderEditor(
+            life.ticks, life.order, fills=life.fills, entries=entries, theme=theme, name=f"{name} editor"
+        )
+        self.chart = self.editor.chart
+        self._stand_at_entry()
+        self.manners = Manners(theme=theme)
+        self.keep = ipywidgets.Checkbox(
+            value=bool(self.life.actions),
+            description=f"Do to it what I did: {did(self.life.actions)}",
+            indent=False,
+            disabled=not self.life.actions,
+            layout=ipywidgets.Layout(width="auto", max_width="100%"),
+        )
+        self.manners.name(self.keep, f"Do to the changed order what I did: {did(self.life.actions)}")
+        self.said = ipywidgets.HTML()
+        self.table = ipywidgets.HTML(
+            table_html(self.real, None), layout=ipywidgets.Layout(width="100%", overflow="auto")
+        )
+        head = ipywidgets.HTML(STYLE + self._head())
+        notes = ipywidgets.HTML("".join(said_html(note, "note") for note in self.life.notes))
+        if not self.life.actions:
+            self.keep.layout.display = "none"
+        super().__init__([self.manners, head, notes, self.keep, self.said, self.table, self.editor])
+        self.add_class("sol-panel")
+        self.add_class("sol-fork")
+        self.layout.width = "100%"
+        self._draw_real()
+        self.editor.observe(self._edited, "order")
+        self.keep.observe(self._edited, "value")
+        self.hub.on_close(self._end)
+        free(self)
+        self.order = self.editor.order
+        self._edited(None)
+
+    @property
+    def comparison(self) -> list[dict[str, str]]:
+        """The table as it is shown: `what`, `real`, `changed`, `difference`."""
+        names = ("what", "real", "changed", "difference")
+        return [dict(zip(names, row, strict=True)) for row in rows_of(self.real, self.what_if)]
+
+    def settle(self, timeout: float = 30.0) -> bool:
+        """Wait until what was changed so far has been lived through; False if `timeout` seconds passed first."""
+        return self.hub.settle(timeout)
+
+    def close(self) -> None:
+        """The end of it and of its threads. Twice does no harm."""
+        self.hub.close()
+
+    def _end(self) -> None:
+        self.editor.close()
+        shut(self)
+
+    def _head(self) -> str:
+        order, life = self.life.order, self.life
+        status = status_dot(
+            {"status": self.real.status, "realized_pnl": self.real.realized, "exit_reason": self.real.exit_reason}
+        )
+        parts = [
+            f"<b>What if?</b> Order {life.number} · {text_of(order.side)} {text_of(order.symbol)}",
+            f"made {text_of(_moment(life.created))}",
+            dot_html(status, word=True),
+            *([f"“{text_of(order.tag)}”"] if order.tag else []),
+        ]
+        return f'<div class="sol-fork-head">{" · ".join(parts)}</div>'
+
+    def _stand_at_entry(self) -> None:
+        """Measure distances from where the order was entered, or could have been, and not from the latest price."""
+        ticks, order = self.life.ticks, self.life.order
+        first = ticks.instrument.price(int(ticks.view(order.trigger, order.direction).price[0]))
+        entered = next((fill["price"] for fill in self.real.fills if fill["role"] == "entry"), None)
+        self.editor.measure_from(first if entered is None else Decimal(repr(float(entered))))
+
+    def _draw_real(self) -> None:
+        self._draw("stop of the real order", self.real, "stop")
+        self._mark()
+        ts = self.life.ticks.ts
+        end = int(self.real.fills[-1]["ts"]) if self.real.exit_reason is not None and self.real.fills else int(ts[-1])
+        span = end - int(ts[0])
+        if span > 0:
+            self.chart.show(int(ts[0]) - span // 20, min(end + span // 2, int(ts[-1]) + span // 5))
+
+    def _draw(self, name: str, course: Course | None, kind: str) -> None:
+        """The stop of a course as a path; none where it has none."""
+        known = course is not None and len(course.stop[0]) > 0
+        if course is None or not known:
+            self.chart.set_path(name, None)
+        else:
+            self.chart.set_path(name, *course.stop, kind)
+
+    def _mark(self) -> None:
+        marks = []
+        for word, course in (("real", self.real), ("what if", self.what_if)):
+            for fill in course.fills if course is not None else ():
+                bought = fill["role"] in ("entry", "add_funds")
+                long = self.life.order.direction > 0
+                name = f"TP{fill['level'] + 1}" if fill["role"] in _EXITS else fill["role"].replace("_", " ")
+                marks.append(
+                    {
+                        "ts": str(fill["ts"]),
+                        "price": float(fill["price"]),
+                        "kind": "buy" if bought == long else "sell",
+                        "text": f"{word}: {name} {fill['quantity']:.10g} at {fill['price']:.10g}",
+                    }
+                )
+        self.chart.marks = marks
+
+    def _edited(self, change: Any) -> None:
+        self.hub.post(self._begin)
+
+    def _begin(self) -> None:
+        """On the hub: live through the order as it stands in the editor; of several changes only the newest."""
+        self.order = self.editor.order
+        order, keep = self.order, self.keep.value
+        if order is None:
+            self._show(None, SpecError.one("order", None, "is not whole", "see what stands under its fields"))
+            return
+
+        def work() -> Run | None:
+            if order is not self.editor.order or keep != self.keep.value:
+                return None  # a newer one waits
+            return self.life.again(order, keep)
+
+        self.hub.ask(work, self._show)
+
+    def _show(self, run: Run | None, error: BaseException | None) -> None:
+        if run is None and error is None:
+            return
+        self.result = run
+        self.what_if = None if run is None else course_of(run, 0, self.life.ticks)
+        self._draw("stop, what if", self.what_if, "other")
+        self._mark()
+        by = None if self.what_if is None else self.what_if.total - self.real.total
+        self.difference = 0.0 if by is not None and isclose(by, 0, abs_tol=1e-9) else by
+        self.table.value = table_html(self.real, self.what_if)
+        if error is not None:
+            self.said.value = said_html(str(error))
+        else:
+            self.said.value = said_html(self._verdict(), "done")
+
+    def _verdict(self) -> str:
+        by = self.difference or 0.0
+        last, unit = _moment(int(self.life.ticks.ts[-1])), self.life.order.symbol.partition("/")[2].partition(":")[0]
+        if self.order == self.life.order and not by:
+            return f"Up to {last}: the same order. Change it above."
+        word = "better" if by > 0 else "worse"
+        return f"Up to {last}: {f'{abs(by):,.6g} {unit} {word}' if by else 'no difference'}."
+
+
+def shut(widget: Any) -> None:
+    """Close a widget with all that is in it: nothing of it stays in the kernel."""
+    for child in getattr(widget, "children", ()):
+        shut(child)
+    for part in (widget, getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if isinstance(part, ipywidgets.Widget):
+            part.unobserve_all()
+            ipywidgets.Widget.close(part)
+
+
+def _moment(ns: int) -> str:
+    """A time to the second, as it is read."""
+    return instant_text(ns // 10**9 * 10**9).replace("T", " ").replace("Z", " UTC")
+
+
+def did(actions: tuple[Action, ...]) -> str:
+    """What was done to an order, in words."""
+    counts: dict[str, int] = {}
+    for action in actions:
+        counts[action.kind] = counts.get(action.kind, 0) + 1
+    texts = [_WORDS[kind] + (f" {n} times" if n > 1 else "") for kind, n in counts.items()]
+    return ", ".join(texts) or "nothing"
