@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .codes import LEG_PENDING, S_CLOSED
 from .jit import entry_point, kernel, rare
-from .kernel import match, start, step
+from .kernel import close_moment, match, start, step
 from .management import command
 from .passages import first_at, passage
 from .position import effective_stop, first_level, held, watch_price
@@ -89,6 +89,7 @@ def between(rows, legs, commands, ends, edits, edit_legs, backup, fills, now, ou
         start(row, legs, fills[0], moment, out)
     while row.command < ends[i] and row.status < S_CLOSED:
         command(rows, i, legs, edits, edit_legs, backup, fills[0], moment, out, commands[row.command])
+        close_moment(row, legs)
         row.command += 1
     if row.status < S_CLOSED and fills[0].broker:
         match(row, legs, fills[0], moment, out)
@@ -133,6 +134,7 @@ def tick(rows, i, legs, commands, due, edits, edit_legs, backup, fill, moment, o
         moment.ts = commands[row.command].ts
         moment.met = NONE
         command(rows, i, legs, edits, edit_legs, backup, fill, moment, out, commands[row.command])
+        close_moment(row, legs)
         row.command += 1
     if row.status >= S_CLOSED:
         return

@@ -152,7 +152,7 @@ def send(row, legs, fills, now, j, x, quantity):
     leg.due = now.ts + fills.latency
     leg.cancel_due = NONE
     leg.met = x if now.instant else NONE
-    leg.looked = -1
+    leg.looked = -2 - now.tick
     row.children += 1
     leg.child = row.children
     leg.submitted = 0
@@ -275,7 +275,7 @@ def sell_free(row, legs, fills, now):
             legs[to] = legs[j]
             legs[j].sent = 0
         leg = legs[to]
-        unseen = leg.looked == -1 and not leg.submitted and leg.cancel_due == NONE
+        unseen = leg.looked == -2 - now.tick and not leg.submitted and leg.cancel_due == NONE
         if unseen and leg.limit == row.exit_limit and leg.due == now.ts + fills.latency:
             leg.quantity += quantity
             leg.met = now.met if now.instant else leg.met
@@ -288,6 +288,14 @@ def sell_free(row, legs, fills, now):
     legs[to].price = row.exit_x
     send(row, legs, fills, now, to, now.met, quantity)
     return to
+
+
+@rare
+def close_moment(row, legs):
+    """A command has been carried out: the venue has been told of what it sent, and nothing joins that any more."""
+    for j in range(row.leg, row.end):
+        if legs[j].looked < -1:
+            legs[j].looked = -1
 
 
 @rare

@@ -459,9 +459,6 @@ class _Venue(Desk):
         try:
             next(dialogue)
         except StopIteration as stop:
-            row = self.row(number)
-            legs: Any = self.legs[row.leg : row.end]
-            legs.looked[(legs.sent > 0) & (legs.looked == -1)] = -2  # the broker has it: nothing can be added to it
             events: np.ndarray = stop.value
             return events
         raise RuntimeError(f"order {number}: replay's venue was asked for something")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,13 @@ def market_data() -> Path:
 def _sessions_are_replays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every session that a test has run, here or in a process that left a store in `tmp_path`, is verified when the test is over.
 
-    A test that damages a journal, or the code between a session and its journal, says so: `@pytest.mark.unverified`.
+    A test that damages a store, or the code between a session and its journal, says so: `@pytest.mark.unverified`.
     """
-    module = sys.modules.get("smartorders_lab.session")
-    if module is None or request.node.get_closest_marker("unverified"):
+    if request.node.get_closest_marker("unverified"):
         yield
         return
+    from smartorders_lab import session as module
+
     journals: list[Any] = []
     begin = module.Session.__init__
 

@@ -118,6 +118,7 @@ class Child:
     owner: Any = None
     arrives: int = 0
     arrived: bool = False
+    moment: int = 0
     cancel_arrives: int | None = None
     filled: Decimal = ZERO
     cancelled: bool = False
@@ -188,6 +189,7 @@ class Replay:
     reason: str | None = None
     # the clock, and the tick at work
     now: int = 0
+    moment: int = 0  # counts commands and ticks: what an exit sends within one goes as one child
     index: int = -1
     tick: Tick | None = None
     before: Decimal | None = None  # the previous point of a continuous segment
@@ -404,6 +406,7 @@ class Replay:
             self.create()
         self.commands()
         self.now = tick.ts
+        self.moment += 1
         if not self.final:
             self.venue()
         if not self.final and self.looked_at():
@@ -538,6 +541,7 @@ class Replay:
         while self.queue and self.queue[0].at <= self.tick.ts and not self.final:
             action = self.queue.pop(0)
             self.now = action.at
+            self.moment += 1
             refusal = self.refusal(action)
             if refusal:
                 self.note("action_refused", action.kind, -1, action.price, self.asked(action), reason=refusal)
@@ -749,7 +753,7 @@ class Replay:
 
     def send(self, child: Child, at: Decimal | None = None) -> None:
         """Send a child now. `at`: the price that it sees, inside a bar, if it arrives at once."""
-        child.arrives = self.now + self.fills.latency
+        child.arrives, child.moment = self.now + self.fills.latency, self.moment
         self.children.append(child)
         if self.fills.latency == 0 and not self.commanding:
             self.match(child, at)
@@ -909,7 +913,7 @@ class Replay:
             return
         for child in self.open_children("exit"):
             same = child.limit == self.exit_limit and child.cancel_arrives is None and not child.arrived
-            if same and child.arrives == self.now + self.fills.latency:
+            if same and child.moment == self.moment and child.arrives == self.now + self.fills.latency:
                 child.quantity += quantity
                 return
         if len(self.open_children("exit")) < MOST_EXITS:

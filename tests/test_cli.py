@@ -296,6 +296,7 @@ def test_every_command_has_an_example():
         "sql",
         "share",
         *("paper", "place", "edit", "add", "reduce", "open-now", "close", "cancel", "refresh", "sessions", "verify"),
+        "panel",
     }
 
 
@@ -513,6 +514,7 @@ def test_values_of_the_line_are_toml_or_text(text, value):
     assert toml_value(text) == value
 
 
+@pytest.mark.unverified
 def test_a_store_that_cannot_be_used_is_known_before_the_replay(tmp_path, monkeypatch):
     (tmp_path / "x.duckdb").write_text("not a store")
     monkeypatch.setattr("smartorders_lab.replays.replay", lambda *args, **options: pytest.fail("replayed"))

@@ -27,6 +27,7 @@ from smartorders_lab.journal import CHANGE, Journal, MemoryJournal, sessions
 from smartorders_lab.rows import EVENT, NONE, Kind, Liquidity, Reason, Role, Status
 from smartorders_lab.store import TABLES, Store
 
+pytestmark = pytest.mark.unverified  # these are journals of no session
 KILLS = int(os.environ.get("SMARTORDERS_KILLS", "30"))
 """How often the writer of the kill test is killed."""
 SESSION_TABLES = [name for name in TABLES if name.startswith("session")]

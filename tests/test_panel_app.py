@@ -266,8 +266,7 @@ def test_a_page_may_ask_what_a_stream_does_not_say(session: so.Session, tmp_path
     play(session, 4)
     session.edit(number, stop_loss="-1%")
     lives = app.Lives(session)
-    at = lives.start(tmp_path / "lives")
-    assert at is not None
+    at = lives.start()
     try:
         told = app.ask_lives(at, order=number)
         assert told["order"] == order().to_dict()

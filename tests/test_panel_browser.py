@@ -245,7 +245,7 @@ class Story:
         self.page.it.get_by_role("dialog").get_by_role("button", name="Place order").click()
         self.expect(self.root.get_by_text("Order 0 is placed.")).to_be_visible()
         self.expect(self.named("region", "Selected order")).to_contain_text("#0 BTC/USDT")
-        assert self.ask("[terminal.placed, terminal.board.selected]") == [0, 0]
+        self.until(lambda: self.ask("[terminal.placed, terminal.board.selected]") == [0, 0], "it is the one selected")
         self.play(ENTERED)
         assert self.order()["status"] == "ACTIVE"
         self.expect(self.named("region", "Selected order")).to_contain_text("active")

@@ -134,7 +134,7 @@ class Pages:
         page["fills"] = None if self._fills is None else self._fills.to_dict()
         page["ticks"] = [keep(ticks, self._folder / f"ticks{n}.parquet") for n, ticks in enumerate(self._ticks)]
         if self._lives is not None:
-            page["lives"] = self._lives.start(self._folder / "lives")
+            page["lives"] = self._lives.start()
         (self._folder / "panel.json").write_text(json.dumps(page), "utf-8")
         env = os.environ | {_CONFIG: str(self._folder)}
         env["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(_TEMPLATES), os.environ.get("JUPYTER_PATH"))))
@@ -261,7 +261,7 @@ def kept(told: dict[str, Any]) -> Ticks:
 
 class Lives:
     """What a page may ask of the session in this process and a stream does not say: an order as it was placed, what was done to it,
-    the ticks that it lived through. Answers on a socket that only this user can open, and only to who has the key.
+    the ticks that it lived through. Answers on this machine alone, and only to who has the key.
     """
 
     def __init__(self, session: Any):
@@ -269,16 +269,12 @@ class Lives:
         self._key = secrets.token_hex(32)
         self._server: socket.socket | None = None
 
-    def start(self, path: Path) -> dict[str, str] | None:
-        """Answer at a path from now on; None where there are no such sockets."""
-        if not hasattr(socket, "AF_UNIX"):
-            return None
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(str(path))
-        server.listen()
-        self._server = server
-        threading.Thread(target=self._serve, args=(server,), daemon=True, name="panel lives").start()
-        return {"path": str(path), "key": self._key}
+    def start(self) -> dict[str, Any]:
+        """Answer from now on; returns what `ask_lives` needs."""
+        self._server = server = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, args=(server,), daemon=True, name="panel lives")
+        self._thread.start()
+        return {"port": server.getsockname()[1], "key": self._key}
 
     def close(self) -> None:
         """No more answers."""
@@ -287,6 +283,7 @@ class Lives:
             with suppress(OSError):
                 server.shutdown(socket.SHUT_RDWR)
             server.close()
+            self._thread.join(10)
 
     def _serve(self, server: socket.socket) -> None:
         while self._server is server:
@@ -296,7 +293,7 @@ class Lives:
                 return
             with line, suppress(OSError, ValueError):
                 line.settimeout(10)
-                asked = json.loads(_read(line))
+                asked = json.loads(_read(line, most=1 << 16))
                 if hmac.compare_digest(str(asked.get("key", "")), self._key):
                     _write(line, json.dumps(self._answer(asked)).encode())
 
@@ -326,22 +323,23 @@ class Lives:
             return {"error": str(error)}
 
 
-def _read(line: socket.socket) -> bytes:
-    """Bytes after their number."""
+def _read(line: socket.socket, most: int = 1 << 32) -> bytes:
+    """Bytes after their number. Raises ValueError if there are more than `most`."""
     with line.makefile("rb") as file:
-        return file.read(int.from_bytes(file.read(8), "big"))
+        count = int.from_bytes(file.read(8), "big")
+        if count > most:
+            raise ValueError(f"{count} bytes announced; at most {most} are read")
+        return file.read(count)
 
 
 def _write(line: socket.socket, body: bytes) -> None:
     line.sendall(len(body).to_bytes(8, "big") + body)
 
 
-def ask_lives(at: dict[str, str], **asked: Any) -> dict[str, Any]:
+def ask_lives(at: dict[str, Any], **asked: Any) -> dict[str, Any]:
     """An answer of Lives in another process. Raises SmartOrdersError."""
     try:
-        with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(30)
-            line.connect(at["path"])
+        with socket.create_connection(("127.0.0.1", at["port"]), timeout=30) as line:
             _write(line, json.dumps({"key": at["key"], **asked}).encode())
             found: dict[str, Any] = json.loads(_read(line))
     except (OSError, ValueError):
