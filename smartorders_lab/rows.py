@@ -287,10 +287,11 @@ LEG = np.dtype(
 )
 """Anything of an order that may go to a venue. `x`: trigger, mirrored; `price`: limit of its child, mirrored;
 `weight`: its size, per cent in 1/SCALE; `quantity`: assigned or sent; `due`: arrival of the child, `cancel_due` of its cancel
-(NONE: none); `met`: the price it sees if it arrives at once; `looked`: the last tick that was matched with it; before the first −1, and −2 − t
-during the moment (tick t, or a command before it) in which it was sent, while more can join it;
-`mark`: water mark of a trailing take-profit that is running (NONE: it is not); `spent`: Σ price·quantity of its fills; `child`: number of
-the child order among those of its smart order. With a broker: `submitted`, `recalled`: it has been told of the child, of its cancel;
+(NONE: none); `met`: the price it sees if it arrives at once;
+`looked`: the last tick that was matched with it; before the first −1, and −2 − t during the moment (tick t, or a command before
+it) in which it was sent, while more can join it; `mark`: water mark of a trailing take-profit that is running (NONE: it is not);
+`spent`: Σ price·quantity of its fills; `child`: number of the child order among those of its smart order. With a broker:
+`submitted`, `recalled`: it has been told of the child, of its cancel;
 `news`: it has something to say (News)."""
 
 COMMAND = np.dtype(
