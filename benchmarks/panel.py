@@ -1,7 +1,9 @@
-"""The chart of the panel in a real JupyterLab and a real Chromium, beside a FigureWidget of plotly that does the same work.
+"""The chart of the panel in a real JupyterLab and a real Chromium, beside a FigureWidget of plotly that does the same work; and a board.
 
-Both show 10,000 points and get ten updates a second. Measured is from just before Python sends to the frame after the one that
-was drawn from it; both clocks are of this machine. Bytes are those that the page's web sockets receive.
+Both charts show 10,000 points and get ten updates a second. Measured is from just before Python sends to the frame after the one that
+was drawn from it; both clocks are of this machine. Bytes are those that the page's web sockets receive. The board shows a session whose
+market ticks twenty times a second: how late a timer of the kernel's main loop is says how long a cell would wait, and its memory, over an
+hour of ticks in a minute, whether a board that stays open grows.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from .table import Row, within
 POINTS, PACE, TICKS = 10_000, 10, 3
 WAIT = 90_000
 LATENCY, RATE, PAINT, SIZE = 0.050, 15_000, 0.5, 300_000
+ORDERS, HERTZ, ANSWER, GROWTH = 50, 20, 0.1, 10.0
 ROOT = Path(__file__).parents[1]
 
 SHARED = f"""
@@ -131,6 +134,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     seconds = 4 * scale.rounds
     with laboratory() as lab:
         ours, theirs = measure(lab, OURS, seconds), measure(lab, THEIRS, seconds)
+        calm, hour = watch(lab, 1, seconds), watch(lab, 60, 15 * scale.rounds)
     size = f"{POINTS:,} points, {PACE} updates/s, {seconds} s"
     p95 = ours["p95"]
     yield within(
@@ -158,6 +162,13 @@ def rows(scale: Scale) -> Iterator[Row]:
         "≤ 0.3 MB",
         f"FigureWidget: {sizes[1]}",
     )
+    size = f"{ORDERS} orders, {HERTZ} ticks/s, {seconds} s"
+    yield within(
+        "board, the kernel answers", size, f"p95 {calm['late'] * 1e3:.0f} ms", calm["late"], ANSWER, "p95 ≤ 100 ms"
+    )
+    said = f"{hour['begin']:,.0f} → {hour['end']:,.0f} MiB"
+    size = f"{ORDERS} orders, {15 * scale.rounds} min of ticks, 60 × as fast"
+    yield within("board, memory of the kernel", size, said, hour["end"] - hour["begin"], GROWTH, "≤ 10 MiB more")
 
 
 def times(one: dict[str, float]) -> str:
@@ -201,21 +212,16 @@ def measure(lab: Laboratory, cells: dict[str, str], seconds: int) -> dict[str, f
         f"bench{id(cells)}", [cells["load"], cells["show"], cells["fill"], cells["stream"].format(seconds=seconds)]
     )
 
-    def run(i: int) -> None:
-        book = f"const book = {NOTEBOOK}.content; book.activeCellIndex = i;"
-        page.evaluate(f"async (i) => {{ {book} await jupyterapp.commands.execute('notebook:run-cell'); }}", i)
-        page.wait_for_function(f"(i) => {NOTEBOOK}.content.widgets[i].model.executionCount > 0", arg=i, timeout=WAIT)
-
-    run(0)
+    run_cell(page, 0)
     bytes_before = page.evaluate("bench.bytes")
-    run(1)
+    run_cell(page, 1)
     page.wait_for_function("bench.drawn.length > 0", timeout=WAIT)
     _, painted, bytes_then = page.evaluate("bench.drawn[0]")
     began = float((work / "began").read_text())
-    run(2)
+    run_cell(page, 2)
     page.wait_for_timeout(3000)
     page.evaluate("() => { bench.drawn.length = 0; bench.bytes = 0; }")
-    run(3)
+    run_cell(page, 3)
     until(lambda: (work / "sent").exists(), seconds + 60)
     time.sleep(2)
     sent = np.array(json.loads((work / "sent").read_text()))
@@ -235,6 +241,66 @@ def measure(lab: Laboratory, cells: dict[str, str], seconds: int) -> dict[str, f
         "paint": painted / 1e3 - began,
         "size": bytes_then - bytes_before,
     }
+
+
+BOARD = {
+    "load": f"""
+import asyncio, json, time
+import numpy as np
+import smartorders_lab as so
+n = {HERTZ} * 3600 * 2
+rng = np.random.default_rng(1)
+price = np.round(100 + np.cumsum(rng.normal(0, 0.001, n)), 2)
+ts = 1723118400_000_000_000 + np.arange(n) * {10**9 // HERTZ}
+ticks = so.Ticks.from_arrays(ts, price, unit='ns', instrument=so.Instrument(symbol='BTC/USDT', price_increment='0.01'))
+session = so.paper(feed=so.recorded(ticks, speed=SPEED))
+for k in range({ORDERS}):
+    session.place(so.SmartOrder(symbol='BTC/USDT', side='buy', quantity=1, stop_loss='-40%', take_profits=[('+50%', 100)]))
+""",
+    "show": "board = so.Board(session)\nboard",
+    "watch": """
+def resident():
+    return int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20
+async def look():
+    await asyncio.sleep(SECONDS / 3)  # what is allocated once has been
+    begin, late, end = resident(), [], time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        due = time.perf_counter() + 0.02
+        await asyncio.sleep(0.02)
+        late.append(time.perf_counter() - due)
+    seen = session.state([])['symbols']['BTC/USDT']['ticks']
+    found = dict(begin=begin, end=resident(), late=float(np.quantile(late, 0.95)), ticks=seen)
+    board.close()
+    session.close()
+    with open('watched', 'w') as file:
+        json.dump(found, file)
+task = asyncio.get_running_loop().create_task(look())
+""",
+}
+
+
+def watch(lab: Laboratory, speed: int, seconds: int) -> dict[str, float]:
+    """A board over a session: how late its kernel's loop is (p95, s), its memory at the beginning and the end (MiB)."""
+    done = lab.folder / "work" / "watched"
+    done.unlink(missing_ok=True)
+    cells = [text.replace("SPEED", str(speed)).replace("SECONDS", str(seconds)) for text in BOARD.values()]
+    page = lab.page(f"board{speed}", cells)
+    for i in range(len(cells)):
+        run_cell(page, i)
+    until(done.exists, 2 * seconds + 60)
+    time.sleep(0.2)
+    page.close()
+    found: dict[str, float] = json.loads(done.read_text())
+    if found["ticks"] < 0.8 * HERTZ * speed * seconds:
+        raise AssertionError(f"the session has seen {found['ticks']} ticks only")
+    return found
+
+
+def run_cell(page: Any, i: int) -> None:
+    """Run one cell, and wait until it is done."""
+    book = f"const book = {NOTEBOOK}.content; book.activeCellIndex = i;"
+    page.evaluate(f"async (i) => {{ {book} await jupyterapp.commands.execute('notebook:run-cell'); }}", i)
+    page.wait_for_function(f"(i) => {NOTEBOOK}.content.widgets[i].model.executionCount > 0", arg=i, timeout=WAIT)
 
 
 def until(condition: Any, seconds: float) -> None:

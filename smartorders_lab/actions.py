@@ -5,6 +5,7 @@ Which action is taken in which status is docs/rules.md, section Actions.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
@@ -39,6 +40,15 @@ class Action(Part):
     version: int | None = None
     force: bool = False
     changes: dict[str, Any] = Field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """As it is made: `edit(0, '2024-08-08T23:58:00Z', stop_loss=96)`."""
+        told = self.to_dict()
+        kind, at = told.pop("kind"), told.pop("at")
+        given = {**{n: v for n, v in told.items() if n not in ("order", "changes")}, **self.changes}
+        return f"{kind}({', '.join([str(self.order), repr(at), *(f'{n}={_shown(v)}' for n, v in given.items())])})"
+
+    __str__ = __repr__
 
     @model_validator(mode="after")
     def _of_kind(self) -> Self:
@@ -118,6 +128,15 @@ def close_at_market(order: int = 0, at: Any = None, *, version: int | None = Non
 def cancel(order: int = 0, at: Any = None, *, version: int | None = None) -> Action:
     """Stop managing; what is held stays."""
     return Action(kind="cancel", order=order, at=_time(at), version=version)
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed: a part by what is set in it, a Decimal as a number."""
+    if isinstance(value, Part):
+        value = value.to_dict()
+    if isinstance(value, dict):
+        value = {name: part for name, part in value.items() if part is not None}
+    return str(value) if isinstance(value, Decimal) else repr(value)
 
 
 def _time(at: Any) -> Any:

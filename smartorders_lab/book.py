@@ -22,7 +22,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -97,6 +97,8 @@ class Broker(Protocol):
 
     request_expiry_ns: int
     visibility_lag_ns: int
+    tells_all: bool
+    """Whether what it reports later is all that there is to be told of a child up to then."""
 
     def tick(self, symbol: str, number: int, ts: int, price: int, buy: int, sell: int, size: float | None) -> None:
         """Where the market is."""
@@ -123,6 +125,9 @@ class Broker(Protocol):
 
     def list(self, instrument: Instrument) -> None:
         """A market will be traded."""
+
+    def know(self, submit: Submit, venue_id: str, fills: Iterable[str]) -> None:
+        """A child of an earlier start that is not over, how the venue calls it, and which fills of it have been heard of."""
 
 
 class Over(NamedTuple):
@@ -325,10 +330,13 @@ class Book:
 
     def hear(self, reports: Iterable[Report]) -> None:
         """What the broker reports by itself, or of a question that it was asked before."""
-        for report in reports:
-            key = self.by_client.get(report.client_id)
+        for name, told in groupby(reports, key=lambda report: report.client_id):
+            key = self.by_client.get(name)
             if key is not None:
-                self._hear(self.jobs[key], [report])
+                heard = [*told]
+                if self.broker.tells_all:
+                    self.jobs[key].answered(heard)
+                self._hear(self.jobs[key], heard)
 
     def timer(self) -> None:
         """To be called often: look at what polling waited for, after requests of unknown outcome, and make the ticks so far durable."""
@@ -907,6 +915,7 @@ class Book:
         ) in self.jobs.values():  # the clock may have been set while nobody was here: what was waited does not count
             if job.open:
                 job.sent_ns, job.look_ns, job.misses = now, now, 0
+                self.broker.know(job.submit, job.venue_id, job.fills)
         for market in self.markets.values():
             if (
                 market.guard is not None and self.poll_ns and market.ticks

@@ -39,6 +39,7 @@ from .looks import (
     STOP,
     THEMES,
     check_look,
+    decimals,
     layout,
     m4,
     utc,
@@ -48,7 +49,7 @@ from .lower import rate_units
 from .rows import NONE, SCALE
 from .run import ticks_of
 from .ticks import CONTINUOUS, Bars, TickView
-from .times import duration_ns
+from .times import duration_ns, instant_text
 
 try:
     import plotly.graph_objects as go
@@ -86,6 +87,8 @@ _MARGIN = 20
 """Ticks shown around an order, however short its life was."""
 _NAMED_MARKS = 12
 """Up to so many events carry their word on the chart, more only in the hover."""
+_ABOVE_BELOW, _WIDE, _LETTER, _LINE = 195, 700, 6, 14.8
+"""About how many pixels of `plot_order` are not its plot, how wide that is, and what a letter and a line of text take."""
 
 _MARKERS = {
     "armed": "triangle-right",
@@ -130,18 +133,23 @@ def plot_order(
         raise DataError(f"pad = {short(pad)}: must be 0 or more; 0.1 shows a tenth of the order's life on either side")
     life = _Life.of(run, order, ticks)
     window = life.window(pad)
-    bottom, top, line_height = _heights(life, window)
+    bottom, top = _heights(life, window)
+    labels = _labels(life, bottom, top)
+    height = max(520, _ABOVE_BELOW + 15 * len(labels))
     figure = go.Figure(layout=layout(theme))
-    figure.add_traces([_price(life, window, points, theme), *_lines(life, points), *_level_lines(life), *_dots(life)])
-    begin, end = life.view.ts[window.start], life.view.ts[window.stop - 1]
-    figure.update_xaxes(range=[utc(begin - (end - begin) // 80), utc(end)])  # room for a marker on the first tick
+    begin, end = int(life.view.ts[window.start]), max(int(life.view.ts[window.stop - 1]), life.end_ts)
+    begin -= (end - begin) // 80  # room for a marker on the first tick
+    frame = _Frame(begin, end, bottom, top, height - _ABOVE_BELOW)
+    figure.add_traces([_price(life, window, points, theme), *_lines(life, points), *_level_lines(life)])
+    figure.add_traces([*_dots(life, frame)])
+    figure.update_xaxes(range=[utc(begin), utc(end)])
     figure.update_yaxes(range=[bottom, top])
-    for y, text, colour in _spread(_labels(life, bottom, top), line_height):
+    for y, text, colour in _spread(labels, frame.line, bottom, top):
         font = {"color": colour, "size": 11}
         figure.add_annotation(x=1.005, xref="paper", xanchor="left", y=y, text=text, font=font, showarrow=False)
     if life.final:
         figure.add_vline(utc(life.end_ts), line={"color": INKS[theme], "width": 1, "dash": "dot"}, opacity=0.6)
-    figure.update_layout(title=_title(life), margin={"r": 170}, height=520)
+    figure.update_layout(title=_title(life), margin={"r": 170}, height=height)
     return figure
 
 
@@ -371,12 +379,15 @@ class _Life:
         ticks = ticks_of(run, ticks, "run.plot(order, ticks=Ticks.read(...))")
         spec = run.specs[order]
         view = ticks.view(spec.trigger, spec.direction)
+        first = meta.get("first_tick") or 0 if ticks.data_hash == meta["data_hash"] else 0
         poll = duration_ns(meta["poll_interval"] or 0)
         actions = [Action(**action) for action in meta["actions"]]
         frames = [
             frame.filter(pl.col("order") == order).with_columns(pl.selectors.datetime().dt.epoch("ns")).to_dicts()
             for frame in (run.orders, run.events, run.levels, run.fills)
         ]
+        if first:
+            _renumber(frames[1], order, first, view.ts)
         return cls(
             spec=spec,
             row=frames[0][0],
@@ -407,6 +418,16 @@ class _Life:
         """When it ended, or the tape did."""
         return self.events[-1]["ts"] if self.final else int(self.view.ts[-1])
 
+    def times(self, ticks: Any) -> np.ndarray:
+        """When these ticks were, ns. What was done after the last one has the number of the next, which has not come yet."""
+        return self.view.ts[np.minimum(ticks, len(self.view.ts) - 1)]
+
+    @cached_property
+    def edited(self) -> list[Action | None]:
+        """The edit of each event that tells of one; None where the journal of a session has let go of it."""
+        told = sum(event["role"] == "edit" for event in self.events)
+        return [*[None] * (told - len(self.edits)), *self.edits]
+
     def window(self, pad: float) -> slice:
         """The ticks shown."""
         count = len(self.view.ts)
@@ -424,7 +445,13 @@ class _Life:
 
     def text(self, price: float) -> str:
         """A price with the decimals of its market."""
-        return f"{price:.{max(-int(self.instrument.price_increment.normalize().as_tuple().exponent), 0)}f}"
+        return f"{price:.{self.digits}f}"
+
+    @cached_property
+    def digits(self) -> int:
+        """Decimals of prices."""
+        about = self.price(self.view.price[-1]) if self.instrument.derived else None
+        return decimals(self.instrument.price_increment, about)
 
     def units(self, quantity: float) -> int:
         """A quantity of a frame as the integer that it came from."""
@@ -436,7 +463,7 @@ class _Life:
 
     def x(self, tick: int) -> int:
         """The watched price of a tick, mirrored."""
-        return self.side * int(self.view.price[tick])
+        return self.side * int(self.view.price[min(tick, len(self.view.price) - 1)])
 
     @cached_property
     def entries(self) -> list[tuple[int, float]]:
@@ -451,6 +478,8 @@ class _Life:
     @cached_property
     def path(self) -> StopPath:
         """See `stop_path`. From event to event: the ticks between two, then the tick of the next."""
+        if None in self.edited:
+            return self._told_path()
         parts, trail, edits = [], _Trail(self), iter(self.edits)
         trail.take(self.spec.trailing_stop)
         stop, mark, seen = NONE, NONE, 0
@@ -463,7 +492,8 @@ class _Life:
             for event in events:
                 trail.follow(event, edits)
             stop, mark = self.mirrored(events[-1]["stop"]), self.mirrored(events[-1]["water_mark"])
-            if trail.moves and (held or self._looked_after_entry(events)) and self._is_looked(tick):
+            seen_yet = tick < len(self.view.ts)
+            if trail.moves and seen_yet and (held or self._looked_after_entry(events)) and self._is_looked(tick):
                 mark = max(mark, self.x(tick))
                 stop = max(stop, _turn(mark, trail.rate, self.side))
             parts.append(StopPath(*(np.array([value]) for value in (tick, stop, mark))))
@@ -472,6 +502,12 @@ class _Life:
             parts.append(self._rise(trail.rate, stop, mark, seen, len(self.view.ts)))
         tick, *mirrored = (np.concatenate(column) for column in zip(*parts, strict=True))
         return StopPath(tick, *(np.where(x == NONE, NONE, self.side * x) for x in mirrored))
+
+    def _told_path(self) -> StopPath:
+        """The steps that the events tell of, without those in between."""
+        tick = np.array([event["tick"] for event in self.events], np.int64)
+        units = ([self.mirrored(event[name]) for event in self.events] for name in ("stop", "water_mark"))
+        return StopPath(tick, *(np.where(x == NONE, NONE, self.side * x) for x in map(np.array, units)))
 
     def _rise(self, rate: int, stop: int, mark: int, start: int, end: int) -> StopPath:
         """The steps, mirrored, that the ticks from `start` up to `end` (excluded) make of `stop` and `mark`."""
@@ -560,6 +596,17 @@ class _Trail:
         return sum(quantity * (SCALE - fees.get(str(kind), 0)) for kind, quantity in self.bought.items()) // SCALE
 
 
+def _renumber(events: list[dict[str, Any]], order: int, first: int, ts: np.ndarray) -> None:
+    """Count the ticks of events from `first` on, the oldest that a session still has. Raises DataError if they begin before it."""
+    if events[0]["tick"] < first:
+        raise DataError(
+            f"order {order}: the session has let go of the ticks that it began with (its oldest is of {instant_text(int(ts[0]))}); "
+            "give them: run.plot(order, ticks=Ticks.read(...)), or begin sessions with keep_ticks="
+        )
+    for event in events:
+        event["tick"] -= first
+
+
 def _looked(ts: np.ndarray, poll: int, held_back: Sequence[int]) -> np.ndarray | None:
     """Mask of the ticks that were believed and, with polling, looked at; None for all."""
     if not poll and not held_back:
@@ -631,7 +678,8 @@ def _lines(life: _Life, points: int) -> Iterator[Any]:
         ns, average = zip(*life.entries, (life.end_ts, life.entries[-1][1]), strict=True)
         yield _steps(ns, average, "average entry", AVERAGE, width=1.5, dash="longdash")
     path = life.path
-    ends = np.append(life.view.ts[path.tick], max(life.end_ts, life.view.ts[path.tick[-1]]))
+    ts = life.times(path.tick)
+    ends = np.append(ts, max(life.end_ts, ts[-1]))
     if life.spec.trailing_stop or any("trailing_stop" in edit.changes for edit in life.edits):
         yield _sampled(life, ends, path.mark, points, "water mark", MARK, dash="dot")
     if (path.stop != NONE).any():
@@ -681,10 +729,15 @@ def _level_lines(life: _Life) -> Iterator[Any]:
 def _level_life(life: _Life, level: dict[str, Any]) -> list[tuple[str, int]]:
     """(status, since) of one level, in order; it came to be with the position, or by the last edit of the ladder."""
     triggered, filled = level["triggered_ts"], level["filled_ts"]
-    begin, edits = life.entries[0][0] if life.entries else life.events[0]["ts"], iter(life.edits)
+    begin, edits = life.entries[0][0] if life.entries else life.events[0]["ts"], iter(life.edited)
     for event in life.events:
-        edited = event["role"] == "edit" and "take_profits" in next(edits).changes and event["kind"] == "action"
-        if edited and (triggered is None or event["ts"] <= triggered):
+        edit = next(edits) if event["role"] == "edit" else None
+        if (
+            edit
+            and "take_profits" in edit.changes
+            and event["kind"] == "action"
+            and (triggered is None or event["ts"] <= triggered)
+        ):
             begin = max(begin, event["ts"])
     lived = [("PENDING", begin)]
     if triggered is not None:
@@ -707,7 +760,7 @@ def _points(ns: Any, y: Any, name: str, marker: dict[str, Any], **more: Any) -> 
     return go.Scatter(x=utc(ns), y=y, name=name, marker=marker, **more)
 
 
-def _dots(life: _Life) -> Iterator[Any]:
+def _dots(life: _Life, frame: _Frame) -> Iterator[Any]:
     """Fills, then everything else that happened."""
     hover = {"hovertemplate": "%{hovertext}<br>%{x}<extra></extra>"}
     for opens in (True, False):
@@ -721,14 +774,72 @@ def _dots(life: _Life) -> Iterator[Any]:
             yield _points(ns, y, f"{name} ({'entry' if opens else 'exit'})", marker, hovertext=texts, **hover)
     marks = [event for event in life.events if event["kind"] in _MARKERS]
     if marks:
-        watched = [life.price(life.view.price[event["tick"]]) for event in marks]
+        last = len(life.view.price) - 1
+        watched = [life.price(life.view.price[min(event["tick"], last)]) for event in marks]
         heights = [price if e["price"] is None else e["price"] for e, price in zip(marks, watched, strict=True)]
         texts = [_event_text(event) for event in marks]
         symbols = [_MARKERS[event["kind"]] for event in marks]
         marker = {"symbol": symbols, "size": 10, "color": EVENT, "line": {"width": 1.5, "color": EVENT}}
+        times = [event["ts"] for event in marks]
         mode = "markers+text" if len(marks) <= _NAMED_MARKS else "markers"
-        style = {"textposition": "bottom right", "textfont": {"size": 10}, "mode": mode, **hover}
-        yield _points([e["ts"] for e in marks], heights, "events", marker, text=texts, hovertext=texts, **style)
+        others = [(fill["ts"], fill["price"]) for fill in life.filled]
+        words, places = frame.named([*zip(times, heights, strict=True)], texts, others)
+        style = {"textposition": places, "textfont": {"size": 10}, "mode": mode, **hover}
+        yield _points(times, heights, "events", marker, text=words, hovertext=texts, **style)
+
+
+class _Frame(NamedTuple):
+    """What a chart shows: times (ns), prices, and its height in pixels."""
+
+    begin: int
+    end: int
+    bottom: float
+    top: float
+    height: float
+
+    @property
+    def line(self) -> float:
+        """The height of a line of text, as a price."""
+        return (self.top - self.bottom) * _LINE / self.height
+
+    def named(
+        self, marks: Sequence[tuple[int, float]], texts: Sequence[str], others: Sequence[tuple[int, float]]
+    ) -> tuple[list[str], list[str]]:
+        """The texts of marks and where they stand, so that none covers another text or mark; where there is no room, none."""
+
+        def pixel(ts: int, price: float) -> tuple[float, float]:
+            across = (ts - self.begin) / max(self.end - self.begin, 1) * _WIDE
+            return across, (self.top - price) / (self.top - self.bottom) * self.height
+
+        spots = [pixel(*mark) for mark in marks]
+        taken = {(x - 4, y - 4, x + 4, y + 4) for x, y in [*spots, *(pixel(*other) for other in others)]}
+        words, places = [], []
+        for (x, y), text in zip(spots, texts, strict=True):
+            wide = _LETTER * len(text)
+            boxes = {
+                f"{up} {side}": (
+                    left,
+                    y + (5 if up == "bottom" else -5 - _LINE),
+                    left + wide,
+                    y + (5 + _LINE if up == "bottom" else -5),
+                )
+                for side, left in (("right", x + 6), ("left", x - 6 - wide))
+                for up in ("bottom", "top")
+            }
+            free = {
+                place: box
+                for place, box in boxes.items()
+                if box[0] >= 0
+                and box[1] >= 0
+                and box[3] <= self.height
+                and all(box[2] <= a or c <= box[0] or box[3] <= b or d <= box[1] for a, b, c, d in taken)
+            }
+            place = next(iter(free), None)
+            if place is not None:
+                taken.add(free[place])
+            words.append(text if place else "")
+            places.append(place or "bottom right")
+        return words, places
 
 
 def _fill_text(life: _Life, name: str, fill: dict[str, Any]) -> str:
@@ -771,8 +882,8 @@ def _histogram(done: pl.DataFrame) -> Iterator[Any]:
 # --- words and layout -------------------------------------------------------------------------------------------------
 
 
-def _heights(life: _Life, window: slice) -> tuple[float, float, float]:
-    """Lowest and highest price shown, and the height of a line of text.
+def _heights(life: _Life, window: slice) -> tuple[float, float]:
+    """Lowest and highest price shown.
 
     A stop or level further from the price than the price has moved would flatten everything else; it is only named.
     """
@@ -786,30 +897,43 @@ def _heights(life: _Life, window: slice) -> tuple[float, float, float]:
     near += [price for price in far if low <= price <= high]
     room = 0.06 * ((max(near) - min(near)) or span)
     bottom, top = min(near) - room, max(near) + room
-    return bottom, top, (top - bottom) / 22
+    return bottom, top
 
 
-def _labels(life: _Life, bottom: float, top: float) -> Iterator[tuple[float, str, str]]:
-    """(height, text, colour) of what stands at the right edge; an arrow points at what lies outside."""
+class _Label(NamedTuple):
+    """What stands at the right edge: how high, of which price, its text and colour."""
 
-    def label(name: str, price: float, colour: str, word: str = "") -> tuple[float, str, str]:
+    height: float
+    price: float
+    text: str
+    colour: str
+
+
+def _labels(life: _Life, bottom: float, top: float) -> list[_Label]:
+    """What stands at the right edge; an arrow points at what lies outside."""
+    found = []
+
+    def label(name: str, price: float, colour: str, word: str = "") -> _Label:
         arrow = "↑ " if price > top else "↓ " if price < bottom else ""
-        return min(max(price, bottom), top), f"{arrow}{name} {life.text(price)} {word}".rstrip(), colour
+        return _Label(min(max(price, bottom), top), price, f"{arrow}{name} {life.text(price)} {word}".rstrip(), colour)
 
     for level in life.levels:
-        yield label(f"TP{level['level'] + 1}", level["price"], LEVELS[level["status"]][0], level["status"].lower())
+        word = level["status"].lower()
+        found.append(label(f"TP{level['level'] + 1}", level["price"], LEVELS[level["status"]][0], word))
     if life.entries:
-        yield label("entry", life.entries[-1][1], AVERAGE)
+        found.append(label("entry", life.entries[-1][1], AVERAGE))
     if life.path.stop[-1] != NONE:
-        yield label("stop", life.price(life.path.stop[-1]), STOP)
+        found.append(label("stop", life.price(life.path.stop[-1]), STOP))
+    return found
 
 
-def _spread(labels: Iterable[tuple[float, str, str]], height: float) -> Iterator[tuple[float, str, str]]:
+def _spread(labels: Iterable[_Label], height: float, bottom: float, top: float) -> Iterator[tuple[float, str, str]]:
     """The labels moved apart, so that none covers another: those that touch share the room around their middle."""
-    groups: list[list[tuple[float, str, str]]] = []
+    groups: list[list[_Label]] = []
 
-    def middle(group: list[tuple[float, str, str]]) -> float:
-        return sum(member[0] for member in group) / len(group)
+    def middle(group: list[_Label]) -> float:
+        reach = height * (len(group) - 1) / 2
+        return max(min(sum(label.height for label in group) / len(group), top - reach), bottom + reach)
 
     for label in sorted(labels):
         group = [label]
@@ -817,8 +941,12 @@ def _spread(labels: Iterable[tuple[float, str, str]], height: float) -> Iterator
             group = groups.pop() + group
         groups.append(group)
     for group in groups:
-        for i, (_, text, colour) in enumerate(group):
-            yield middle(group) + height * (i - (len(group) - 1) / 2), text, colour
+        for i, label in enumerate(group):
+            yield middle(group) + height * (i - (len(group) - 1) / 2), label.text, label.colour
+
+
+def _cut(text: str, most: int = 110) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 _HOW = {"path": "path", "poll_interval": "polled every", "outlier": "outlier guard"}
@@ -832,5 +960,5 @@ def _title(life: _Life) -> dict[str, Any]:
         parts.append(f"{row['filled_levels']}/{row['levels']} levels")
     if row["return_"] is not None:
         parts.append(f"pnl {row['realized_pnl']:+,.6g} ({row['return_']:+.2%})")
-    below = " · ".join([str(life.spec), *life.how, *([row["tag"]] if row["tag"] else [])])
+    below = " · ".join([_cut(str(life.spec)), *life.how, *([_cut(row["tag"])] if row["tag"] else [])])
     return {"text": f"<b>{escape(' · '.join(parts))}</b>", "subtitle": {"text": escape(below)}}

@@ -56,6 +56,8 @@ class Job:
     doubted: bool = False
     """It was asked about, and that came to nothing: what is heard of it since need not be all."""
     fills: dict[str, int] = field(default_factory=dict)
+    venue_id: str = ""
+    """How the venue calls it."""
 
     @property
     def order(self) -> int:
@@ -110,6 +112,7 @@ class Job:
                     self.state = State.DONE
             elif report.what == What.ACCEPTED:
                 self.state, self.misses = State.WORKING, 0
+                self.venue_id = report.fill_id or self.venue_id
             elif report.what == What.CANCELLED:
                 self.state = State.DONE
                 said.append((Answer.CANCELLED, 0, 0, 0))

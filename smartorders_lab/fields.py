@@ -17,6 +17,8 @@ from .times import duration_ns, duration_text
 FRACTION_DECIMALS = 8
 """Fractions (callback rates, distances, fees) are kept to 1e-8, a ten-thousandth of a basis point."""
 _SMALLEST, _LARGEST, _MOST = Decimal("1e-18"), Decimal("1e18"), Decimal("1e6")
+_HUGE = 30
+"""Digits before the point of what no fraction has."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ def fraction(value: object) -> Decimal:
     """A fraction from `0.02` or `"2%"`."""
     if isinstance(value, str) and value.strip().endswith("%"):
         try:
-            result = decimal(value.strip()[:-1]) / 100
+            result = decimal(value.strip()[:-1])
         except ValueError:
             raise ValueError("is not a percentage; write 2% or 0.02") from None
+        result = result.scaleb(-2) if result.adjusted() < _HUGE else result
     elif isinstance(value, bool):
         raise ValueError("must be a fraction, not true or false; write 2% or 0.02")
     else:
@@ -66,7 +69,7 @@ def fraction(value: object) -> Decimal:
             result = decimal(value)
         except ValueError:
             raise ValueError("must be a fraction; write 2% or 0.02") from None
-    if abs(result) > _MOST:
+    if result.adjusted() >= _HUGE or abs(result) > _MOST:  # what is huge cannot even be reckoned with
         raise ValueError("is not a fraction of anything; write 2% or 0.02")
     if result != round(result, FRACTION_DECIMALS):
         raise ValueError(f"has more than {FRACTION_DECIMALS} decimals as a fraction; round it")

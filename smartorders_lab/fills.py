@@ -29,6 +29,11 @@ class FillModel(Part):
     fee_currency: Literal["quote", "base"] = "quote"
     participation: Annotated[Decimal, PlainSerializer(text_of, when_used="json")] | None = None
 
+    def __repr__(self) -> str:
+        return f"FillModel({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+
+    __str__ = __repr__
+
     @field_validator("fee_maker", "fee_taker")
     @classmethod
     def _fee(cls, value: Decimal) -> Decimal:

@@ -448,15 +448,14 @@ class Sweep:
         )
 
     def _repr_html_(self) -> str:
-        cell = "style='text-align:left;padding:2px 12px 2px 0;border:0'"
-        shown = {
-            name: f"{v:,.6g}" if isinstance(v, float) else str(v) for name, v in self.summary().items() if v is not None
-        }
-        body = "".join(
-            f"<tr style='background:none'><th {cell}>{name}</th><td {cell}>{escape(text)}</td></tr>"
-            for name, text in shown.items()
-        )
-        return f"<div><div style='font-weight:600'>Sweep {self.id}</div><table style='border:0;font-size:90%'>{body}</table></div>"
+        from .looks import table
+
+        shown = [
+            (name, f"{value:,.6g}" if isinstance(value, float) else value)
+            for name, value in self.summary().items()
+            if value is not None
+        ]
+        return table(f"Sweep {self.id}", shown)
 
 
 @dataclass(frozen=True)

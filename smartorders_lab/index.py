@@ -33,6 +33,9 @@ class Index:
         self._lay_out(len(price))
         self.extend(price, workers)
 
+    def __repr__(self) -> str:
+        return f"Index({self.ticks:,} ticks, {self.nbytes / 1e6:,.3g} MB)"
+
     def _lay_out(self, ticks: int) -> None:
         """Room for so many ticks and a few more."""
         counts = [ticks // LEAF + ticks // LEAF // 64 + 64]

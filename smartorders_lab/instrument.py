@@ -91,6 +91,17 @@ class Instrument(BaseModel):
             raise ValueError("must be 0 or above")
         return value
 
+    def __repr__(self) -> str:
+        steps = {"price_increment", "quantity_increment"}
+        given = {
+            name: f"{value:f}" if isinstance(value, Decimal) else value
+            for name, value in self
+            if name in steps or value != type(self).model_fields[name].default
+        }
+        return f"Instrument({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+    __str__ = __repr__
+
     @property
     def is_spot(self) -> bool:
         """Whether the symbol names a spot market (`BTC/USDT`) rather than a derivative (`BTC/USDT:USDT`)."""

@@ -50,6 +50,8 @@ EVENTS = (
     *("seq", "ts", "order", "kind", "role", "level", "price", "quantity", "status", "stop", "water_mark", "reason"),
 )
 """Columns of a table of changes that are always there."""
+SHOWN = 20
+"""Orders in the picture of a session."""
 
 
 def table(rows: Iterable[dict[str, Any]], columns: Iterable[str] = ()) -> pl.DataFrame:
@@ -75,6 +77,30 @@ def table(rows: Iterable[dict[str, Any]], columns: Iterable[str] = ()) -> pl.Dat
             nested = any(isinstance(value, (dict, list)) for value in values)
             data[name] = pl.Series(name, values) if nested else pl.Series(name, values, pl.String, strict=False)
     return pl.DataFrame(data)
+
+
+def picture(head: str, orders: Iterable[dict[str, Any]]) -> str:
+    """Orders of a session as a small table in HTML: what lives before what is over, the newest before older ones."""
+    from .looks import table as drawn
+
+    over = {"CLOSED", "STOPPED", "CANCELLED"}
+    rows = sorted(orders, key=lambda order: (order["status"] in over, -order["order"]))
+    titles = ("#", "symbol", "side", "status", "entry", "stop", "levels", "held", "P&L realised", "tag")
+    lines = [
+        (
+            *(order[name] for name in ("order", "symbol", "side")),
+            order["status"].lower().replace("_", " ")
+            + (f" · {order['exit_reason']}" if order["exit_reason"] else "").replace("_", " "),
+            *(order[name] or "" for name in ("entry_price", "stop")),
+            f"{order['filled_levels']}/{len(order['levels'])}" if order["levels"] else "",
+            order["held"],
+            f"{float(order['realized_pnl']):+,.6g}" if order["entry_price"] else "",
+            order["tag"],
+        )
+        for order in rows[:SHOWN]
+    ]
+    notes = [f"{len(rows) - SHOWN:,} more: orders()"] if len(rows) > SHOWN else []
+    return drawn(head, lines, titles if lines else (), notes if lines else ["no orders yet"])
 
 
 def _levels(levels: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

@@ -5,7 +5,10 @@ Plain values and dictionaries; it needs no plotly.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from html import escape
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from .errors import DataError, short
 THEMES = ("auto", "light", "dark")
 MIN_POINTS = 40
 """Fewest points that a line can be drawn with: ten pixel columns."""
+_DIGITS = 7
 
 # Mostly Okabe and Ito's palette (2008), which those who see red and green alike can tell apart; dash, marker and word
 # say it again.
@@ -61,6 +65,15 @@ def check_look(theme: str, points: int) -> None:
         raise DataError(f"points = {short(points)}: must be a whole number of at least {MIN_POINTS}")
 
 
+def decimals(increment: Decimal, price: float | None = None) -> int:
+    """Decimals that prices of a market are shown with: those of its increment.
+
+    `price`: about what they are, where the increment was read off data (`Instrument.derived`): then seven digits are enough.
+    """
+    own = max(-int(increment.normalize().as_tuple().exponent), 0)
+    return own if not price else min(own, max(_DIGITS - 1 - floor(log10(abs(price))), 0))
+
+
 def m4(ts: np.ndarray, values: np.ndarray, points: int) -> np.ndarray:
     """Positions of at most `points` samples whose line looks like the line of all.
 
@@ -77,6 +90,28 @@ def m4(ts: np.ndarray, values: np.ndarray, points: int) -> np.ndarray:
         column = values[start:stop]
         kept += [start, start + int(np.argmin(column)), start + int(np.argmax(column)), stop - 1]
     return np.unique(kept)
+
+
+def table(
+    head: str,
+    rows: Iterable[Sequence[object]],
+    titles: Sequence[str] = (),
+    notes: Iterable[str] = (),
+    below: str = "",
+) -> str:
+    """A small table for a notebook: HTML with inline styles only, in the notebook's own colours, light or dark.
+
+    `rows`: the first of each is what it is about. All text is escaped; `below` is HTML that stands between the table and the `notes`.
+    """
+    cell = "style='text-align:left;padding:2px 12px 2px 0;border:0;vertical-align:top'"
+    top = "".join(f"<th {cell} scope='col'>{escape(title)}</th>" for title in titles)
+    lines = [f"<tr style='background:none'>{top}</tr>"] if titles else []
+    for first, *others in rows:
+        more = "".join(f"<td {cell}>{escape(str(other))}</td>" for other in others)
+        lines.append(f"<tr style='background:none'><th {cell} scope='row'>{escape(str(first))}</th>{more}</tr>")
+    said = "".join(f"<div style='opacity:.75'>{escape(note)}</div>" for note in notes)
+    body = f"<table style='border:0;font-size:90%;color:inherit'>{''.join(lines)}</table>" if lines else ""
+    return f"<div><div style='font-weight:600'>{escape(head)}</div>{body}{below}{said}</div>"
 
 
 def fragment(figure: Any, library: bool) -> str:

@@ -88,7 +88,9 @@ class What(StrEnum):
 
 
 class Report(NamedTuple):
-    """What a venue says of one child order. `fill_id` is unique for each fill at the venue; `liquidity` as in rows.Liquidity."""
+    """What a venue says of one child order. `fill_id` is unique for each fill at the venue, and of an order that is ACCEPTED the venue's
+    name; `liquidity` as in rows.Liquidity. `fees`: what a fill has cost, (currency, amount as text), where the venue says so.
+    """
 
     client_id: str
     what: What
@@ -98,3 +100,4 @@ class Report(NamedTuple):
     liquidity: int = 0
     fill_id: str = ""
     reason: str = ""
+    fees: tuple[tuple[str, str], ...] = ()

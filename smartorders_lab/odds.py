@@ -18,7 +18,6 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from html import escape
 from math import floor, log10, sqrt
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -182,16 +181,9 @@ class Odds:
         return [*found, f"entries from {span}; a record of these ticks, not a forecast"]
 
     def _repr_html_(self) -> str:
-        cell = "style='text-align:left;padding:2px 12px 2px 0;border:0'"
-        rows = "".join(
-            f"<tr style='background:none'><th {cell}>{escape(name)}</th><td {cell}>{escape(text)}</td></tr>"
-            for name, text in self._lines()[:-1]
-        )
-        notes = "".join(f"<div style='opacity:.75'>{escape(note)}</div>" for note in self._notes())
-        return (
-            f"<div><div style='font-weight:600'>Odds: {escape(self._head())}</div>"
-            f"<table style='border:0;font-size:90%;color:inherit'>{rows}</table>{_bars(self)}{notes}</div>"
-        )
+        from .looks import table
+
+        return table(f"Odds: {self._head()}", self._lines()[:-1], notes=self._notes(), below=_bars(self))
 
 
 class Record:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -259,6 +260,25 @@ class Remote:
     def __repr__(self) -> str:
         how = "closed" if self._closed else "connected" if self._connected else "not connected"
         return f"Remote({self._at[0]}, session {self._session}, {how})"
+
+    def _repr_html_(self) -> str:
+        from .listings import picture
+
+        state: dict[str, Any] = {"symbols": {}, "orders": []}
+        if self._connected and not self._closed:
+            with suppress(SmartOrdersError):  # it has gone this very moment
+                state = self.state()
+        prices = [
+            f"{symbol} {market.get('price') or market.get('mark') or '–'}"
+            for symbol, market in state["symbols"].items()
+        ]
+        if "mode" not in state:
+            return f"<div>{escape(repr(self))}</div>"
+        mode = "paper" if state["mode"] == "paper" else f"{state['mode'].upper()}, real money"
+        return picture(
+            " · ".join([f"Session {state['name']}", "in another process", mode, state["status"], *prices]),
+            state["orders"],
+        )
 
     # The connection
 

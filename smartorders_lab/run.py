@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import IntEnum
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -313,6 +312,8 @@ def ticks_of(run: Run, ticks: Ticks | None, call: str) -> Ticks:
     """The ticks of a run, walked as it walked them. `call` is what to write where they are missing. Raises DataError."""
     meta = run.meta
     ticks = run.ticks if ticks is None else ticks
+    if ticks is None and meta["data_hash"] is None:
+        raise DataError(f"ticks: none had come yet ({meta['source']}); wait for the first")
     if ticks is None:
         raise DataError(
             f"ticks: this run was read back without them (they came from {meta['source']}); give them: {call}"
@@ -320,6 +321,11 @@ def ticks_of(run: Run, ticks: Ticks | None, call: str) -> Ticks:
     if ticks.bars is not None and meta["path"] and ticks.path != meta["path"]:
         ticks = ticks.with_path(meta["path"])
     if ticks.data_hash != meta["data_hash"]:
+        seen = (
+            ticks.slice(0, meta["ticks"]) if meta.get("first_tick") is not None else None
+        )  # a session, of a longer tape
+        if seen is not None and seen.slice(meta["first_tick"], None).data_hash == meta["data_hash"]:
+            return seen
         raise DataError(
             f"ticks: {len(ticks):,} from {ticks.source} are not those of the run; "
             f"give the {meta['ticks']:,} from {meta['source']}"
@@ -419,20 +425,14 @@ class Run:
         )
 
     def _repr_html_(self) -> str:
-        """A table that takes its colours from the notebook, so that it reads in the dark as in the light."""
-        s = self.summary()
+        from .looks import table
 
         def show(value: Any) -> str:
             if isinstance(value, dict):
-                return ", ".join(f"{escape(str(k))}: {show(v)}" for k, v in value.items()) or "–"
-            return "–" if value is None else f"{value:,.6g}" if isinstance(value, float) else escape(str(value))
+                return ", ".join(f"{k}: {show(v)}" for k, v in value.items()) or "–"
+            return "–" if value is None else f"{value:,.6g}" if isinstance(value, float) else str(value)
 
         span = f"{instant_text(self.meta['first_ts'])} to {instant_text(self.meta['last_ts'])}"
-        head = f"Run {self.id} · {escape(self.meta['symbol'] or 'ticks')} · {self.meta['ticks']:,} ticks · {span}"
-        cell = "style='text-align:left;padding:2px 12px 2px 0;border:0'"
-        rows = "".join(
-            f"<tr style='background:none'><th {cell}>{k.replace('_', ' ')}</th><td {cell}>{show(v)}</td></tr>"
-            for k, v in s.items()
-        )
-        notes = "".join(f"<div style='opacity:.75'>⚠ {escape(w)}</div>" for w in self.meta.get("warnings", []))
-        return f"<div><div style='font-weight:600'>{head}</div><table style='border:0;font-size:90%'>{rows}</table>{notes}</div>"
+        head = f"Run {self.id} · {self.meta['symbol'] or 'ticks'} · {self.meta['ticks']:,} ticks · {span}"
+        rows = [(name.replace("_", " "), show(value)) for name, value in self.summary().items()]
+        return table(head, rows, notes=[f"⚠ {warning}" for warning in self.meta.get("warnings", [])])

@@ -32,16 +32,17 @@ from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from .book import FORMAT, Book
-from .errors import ActionError, DataError, SmartOrdersError, SpecError, StoreError, short
+from .errors import ActionError, DataError, ExchangeError, SmartOrdersError, SpecError, StoreError, short
+from .execution import State
 from .fields import plain
 from .fills import FillModel
 from .instrument import Instrument
-from .messages import Block, Notice
+from .messages import Block, Notice, Report
 from .outliers import Guard
 from .recorder import Recorder
 from .rows import EVENT, Status
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from .run import Run
+    from .story import Moment
 
 TIMER_S = 0.25
 """How often ticks are made durable and requests of unknown outcome looked after."""
@@ -91,6 +93,26 @@ class Feed(Protocol):
         """What comes next; None once it is closed."""
 
     async def close(self) -> None:
+        """The end."""
+
+
+@runtime_checkable
+class Remotely(Protocol):
+    """A broker whose exchange is elsewhere, and that works beside the session; see brokers/live.py."""
+
+    guard: Any
+    patience_s: float
+
+    async def open(self) -> None:
+        """Get ready."""
+
+    def begin(self, spawn: Callable[[Coroutine[Any, Any, None]], Any], hear: Callable[[list[Report]], None]) -> None:
+        """Where its work runs, and who hears of it."""
+
+    def settled(self, book: Book) -> None:
+        """It is known what became of everything."""
+
+    async def end(self) -> None:
         """The end."""
 
 
@@ -242,6 +264,7 @@ class Session:
         self._watching: asyncio.Lock
         self._stopped_lines: dict[str, asyncio.Event] = {}
         self._memory: dict[str, _Memory] = {}
+        self._workers: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name=f"session {self.id}", daemon=True)
         self._teller = threading.Thread(target=self._tell, name=f"session {self.id} listeners", daemon=True)
         try:
@@ -264,7 +287,19 @@ class Session:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Session({self.name!r}, {self.mode}, {self.status}, {len(self.book.specs)} orders)"
+        many = len(self.book.specs)
+        return f"Session({self.name!r}, {self.mode}, {self.status}, {many} {'order' if many == 1 else 'orders'})"
+
+    def _repr_html_(self) -> str:
+        from .listings import picture
+
+        state = self.last_state()
+        prices = [
+            f"{symbol} {market.get('price') or market.get('mark') or market.get('bid') or '–'}"
+            for symbol, market in state["symbols"].items()
+        ]
+        mode = "paper" if self.mode == "paper" else f"{self.mode.upper()}, real money"
+        return picture(" · ".join([f"Session {self.name}", mode, state["status"], *prices]), state["orders"])
 
     # ------------------------------------------------------------------------------------------------ orders
 
@@ -310,9 +345,36 @@ class Session:
         """Look up at the broker what is under way, of one order or all; returns how many child orders that were."""
         return int(self._do(lambda: self.book.refresh(None if oid is None else _number(oid))))
 
+    def halt(self, why: str = "halted") -> list[dict[str, Any]]:
+        """Send nothing to the exchange any more, until `release`; returns the orders that still live. Raises ActionError on paper."""
+        if not isinstance(self.broker, Remotely):
+            raise ActionError("halt(): this session is on paper; close() ends it")
+        self.broker.guard.halt(why)  # first, and on this thread: a switch does not wait its turn
+        return [
+            order for order in self.state()["orders"] if order["status"] in ("PENDING", "ACTIVE", "PARTIALLY_CLOSED")
+        ]
+
+    def release(self) -> None:
+        """Send to the exchange again."""
+        if isinstance(self.broker, Remotely):
+            self.broker.guard.release()
+
     def share(self, oid: int) -> str:
-        """The order as a link: what it asks for, no account, no secret."""
-        return str(self._do(lambda: self.book.spec(_number(oid)).share_link()))
+        """The order as a link: what it asks for, no account, no secret.
+
+        Raises ActionError for an order whose edits make sense only for what it holds: as a new order it would be refused.
+        """
+        number = _number(oid)
+        spec: SmartOrder = self._do(lambda: self.book.spec(number))
+        link = spec.share_link()
+        try:
+            SmartOrder.from_link(link)
+        except SpecError as error:
+            raise ActionError(
+                f"order {number}: cannot be shared as it stands, for a new order is refused so ({'; '.join(map(str, error.problems))}); "
+                f"share what it was placed as: so.Fork(session, {number}).editor.link"
+            ) from None
+        return link
 
     def _act(self, oid: int, kind: str, version: int | None, force: bool = False, **details: Any) -> int:
         return int(self._do(lambda: self.book.act(_number(oid), kind, version, force, **details)))
@@ -402,6 +464,28 @@ class Session:
         described = [self._worded(*row) for row in rows]  # here, not on the session's time
         return {**head, "orders": described}
 
+    def last_state(self) -> dict[str, Any]:
+        """As `state()`, also of a session that has stopped: how it stood then. Nothing watches its orders any more."""
+        if not self._over.is_set():
+            with contextlib.suppress(StoreError):  # it stops this very moment
+                return self.state()
+        self._thread.join()
+        head, rows = self._state(None)
+        return {**head, "orders": [self._worded(*row) for row in rows]}
+
+    def last_changes(self, order: int) -> list[dict[str, Any]]:
+        """As `changes(limit=None, order=order)`, also of a session that has stopped: its store is read. Raises StoreError."""
+        try:
+            return self.changes(limit=None, order=order)
+        except StoreError:
+            if self.store is None:
+                raise
+        from .journal import Journal
+        from .store import Store
+
+        with Store(self.store.path, read_only=True) as store:
+            return [self._change(row) for row in Journal.open(store, self.id).events(order=_number(order))]
+
     def recent(self, symbol: str, since: int = 0, trigger: str = "last") -> Recent:
         """The last ticks of a symbol that the orders saw, RECENT at most: those from number `since` on, as they count for `trigger`.
 
@@ -443,11 +527,23 @@ class Session:
         return end
 
     def run(self) -> Run:
-        """The session so far as a `Run`, one symbol at a time: frames, summary, charts. Raises ActionError if it has several symbols."""
-        return self._do(self._run_so_far)
+        """The session so far as a `Run`, one symbol at a time: frames, summary, charts. Raises ActionError if it has several symbols.
 
-    def _run_so_far(self) -> Run:
+        It has the ticks that the session still knows, and what was done to its orders.
+        """
+        from .story import Story
+
+        run, until = self._do(self._run_so_far)
+        story = Story(self, until.instrument.symbol, until=until)
+        run.meta["actions"] = [action.to_dict() for action in story.actions]
+        with contextlib.suppress(DataError):  # none has come yet
+            run.meta["first_tick"], run.ticks = story.ticks()
+            run.meta["data_hash"] = run.ticks.data_hash
+        return run
+
+    def _run_so_far(self) -> tuple[Run, Moment]:
         from .run import Run, frames
+        from .story import moment
 
         book = self.book
         symbols = {spec.symbol for spec in book.specs.values()}
@@ -457,7 +553,7 @@ class Session:
             )
         market = book.markets[symbols.pop()]
         book.catch_up()
-        book.flush()
+        until = moment(self, market.instrument.symbol)
         rows, legs, begin = [], [], 0
         for number in book.specs:
             row, own = book.rows(number)
@@ -473,7 +569,7 @@ class Session:
         for name in EVENT.names or ():
             events[name] = changes[name]
         events = events[np.lexsort((events["seq"], events["order"]))]
-        specs = [book.spec(number) for number in book.specs]
+        specs = [book.specs[number] for number in book.specs]  # as they were placed, as in a replay
         made = frames(specs, table, market.instrument, book.fills, events, None)  # type: ignore[arg-type]
         meta = {
             "name": self.name,
@@ -495,7 +591,7 @@ class Session:
             "replayed_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
         }
-        return Run(made["orders"], made["levels"], made["events"], made["fills"], specs=specs, meta=meta)
+        return Run(made["orders"], made["levels"], made["events"], made["fills"], specs=specs, meta=meta), until
 
     def command(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A call as plain data, as it comes from another process. Raises SmartOrdersError."""
@@ -597,9 +693,14 @@ class Session:
             self.book.seen = self._seen
             await self.feed.open()
             opened = True
+            if isinstance(self.broker, Remotely):
+                await self.broker.open()
+                self.broker.begin(self._spawn, self._heard)
             if hasattr(self.feed, "on_play"):
                 self.feed.on_play = self._goes_on
             self.book.resume()
+            if isinstance(self.broker, Remotely):
+                await self._reconciled(self.broker)
             for symbol, market in self.book.markets.items():
                 if busy := {trigger for trigger, desk in market.desks.items() if desk.busy}:
                     await self._watch(symbol, busy)
@@ -628,6 +729,53 @@ class Session:
             await asyncio.gather(*tasks, return_exceptions=True)
             if opened:
                 await self.feed.close()
+            if isinstance(self.broker, Remotely):
+                for task in [*self._workers]:
+                    task.cancel()
+                await asyncio.gather(*self._workers, return_exceptions=True)
+                await self.broker.end()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have a broker's work done beside; a mistake in it stops the session."""
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._workers.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._fail(error)
+
+        task = asyncio.get_running_loop().create_task(work)
+        self._workers.add(task)
+        task.add_done_callback(over)
+
+    def _heard(self, reports: list[Report]) -> None:
+        """What a broker reports by itself."""
+        if self.error is None:
+            try:
+                self.book.hear(reports)
+            except Exception as error:
+                self._fail(error)
+
+    async def _reconciled(self, broker: Remotely) -> None:
+        """Wait until it is known what became of everything that was under way: only then may prices that were missed count.
+
+        Raises ExchangeError if that cannot be found out.
+        """
+        deadline = time.monotonic() + broker.patience_s
+        while self.error is None and not self._stop.is_set():
+            doubtful = [
+                job for job in self.book.jobs.values() if job.open and (job.doubted or job.state is not State.WORKING)
+            ]
+            if not doubtful:
+                broker.settled(self.book)
+                return
+            if time.monotonic() > deadline:
+                names = ", ".join(f"order {job.order} ({job.submit.client_id})" for job in doubtful[:10])
+                raise ExchangeError(
+                    f"{self.feed.name}: what became of {len(doubtful)} requests could not be found out: {names}; nothing is traded on; "
+                    "start again when the exchange answers, or look at the account"
+                )
+            await asyncio.sleep(0.02)
+            self.book.timer()
 
     def _market_clock(self) -> int:
         """The exchange's clock, in ns: what is sent now must not be too early or late for the ticks that come."""

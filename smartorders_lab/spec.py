@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from .errors import Problem, SpecError
 from .fields import Distance, Duration, Number, Percent, Rate, Target, fraction, plain, text_of
 from .instrument import Instrument
+from .times import duration_text
 
 SPEC_VERSION = 1
 MAX_LEVELS = 20
@@ -421,6 +422,30 @@ class SmartOrder(Part):
     def __repr__(self) -> str:
         return f"SmartOrder({self})"
 
+    def _repr_html_(self) -> str:
+        from .looks import table
+
+        size = next(name for name in ("quantity", "cost", "risk") if getattr(self, name) is not None)
+        rows = [(size, plain(getattr(self, size))), ("entry", _entry_text(self.entry))]
+        for n, level in enumerate(self.take_profits, 1):
+            kind = "" if level.kind == "market" else f", {level.kind}"
+            rows.append((f"TP{n}", f"{text_of(level.target)}, {plain(level.size)} %{kind}"))
+        if self.take_profits and self.runner > 0:
+            rows.append(("runner", f"{plain(self.runner)} %"))
+        for name in ("stop_loss", "trailing_stop", "trailing_take_profit", "break_even"):
+            part = getattr(self, name)
+            if part is not None:
+                first, *more = [(n, value) for n, value in part.to_dict().items() if value not in (None, "")]
+                rows.append(
+                    (name.replace("_", " "), ", ".join([_said(*first), *(f"{n} {_said(n, v)}" for n, v in more)]))
+                )
+        rows += [
+            (n.replace("_", " "), duration_text(v)) for n in ("max_hold", "entry_expiry") if (v := getattr(self, n))
+        ]
+        rows += [(n, getattr(self, n)) for n in ("size_basis", "trigger", "tag", "note") if n in self.to_dict()]
+        notes = [f"⚠ {warning}" for warning in self.warnings()]
+        return table(f"{self.side} {self.symbol}", rows, notes=notes)
+
 
 def _problem(model: type[BaseModel], line: ErrorDetails) -> Problem:
     path = ""
@@ -794,6 +819,14 @@ def _entry_text(entry: Entry) -> str:
         return "ladder " + " ".join(f"{plain(r.price)}:{plain(r.size)}" for r in entry.rungs)
     parts = [entry.kind] + [plain(v) for v in (entry.price, entry.limit_price) if v is not None]
     return " ".join(parts) + (f" {plain(entry.callback_rate * 100)}%" if entry.callback_rate else "")
+
+
+def _said(name: str, value: Any) -> str:
+    """A value of a part as it is read: fractions in per cent."""
+    if name == "after":
+        return f"after TP{value}"
+    fraction = name == "callback_rate" or (name == "offset" and value != "fees")
+    return f"{plain(Decimal(value) * 100)}%" if fraction else str(value)
 
 
 def _toml(value: Any) -> str:

@@ -545,6 +545,7 @@ class _Nobody:
     """A broker that knows nothing, for a look at a session that does not run: what is under way stays so."""
 
     request_expiry_ns = visibility_lag_ns = 0
+    tells_all = True
     together = staticmethod(nullcontext)
 
     def __getattr__(self, name: str) -> Any:

@@ -187,6 +187,7 @@ class _Nobody:
     """A broker that is not there: what the journal does not answer ends the story."""
 
     request_expiry_ns = visibility_lag_ns = 0
+    tells_all = True
     together = staticmethod(nullcontext)
 
     def list(self, instrument: Instrument) -> None:
@@ -201,7 +202,7 @@ class _Nobody:
     def submit(self, *_: object) -> Any:
         raise _End
 
-    match = cancel = query = submit
+    match = cancel = query = know = submit
 
 
 class _Reliving(Book):

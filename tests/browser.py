@@ -47,6 +47,7 @@ QUIET = (
     "favicon",
     "apple-touch-icon",
     "ResizeObserver loop",
+    "Could not restore the debugger state",  # JupyterLab, when a page is reloaded at once
 )
 """What a console says without anything being wrong."""
 

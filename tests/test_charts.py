@@ -278,9 +278,137 @@ def test_labels_do_not_cover_one_another() -> None:
     ladder = [(f"+{k}%", 5) for k in range(1, 21)]
     order = so.SmartOrder(symbol="BTC/USDT:USDT", side="buy", quantity=100, take_profits=ladder, stop_loss="-3%")
     layout = so.replay(order, walk(2_000)).plot().to_dict()["layout"]
-    heights = sorted(note["y"] for note in layout["annotations"])
     low, high = layout["yaxis"]["range"]
-    assert np.diff(heights).min() >= (high - low) / 22 * 0.999
+    pixels = (layout["height"] - 195) / (high - low)
+    heights = sorted(note["y"] for note in layout["annotations"])
+    assert np.diff(heights).min() * pixels >= 14, "a line of text is as high as that"
+    assert low <= heights[0] < heights[-1] <= high
+    above = sorted(layout["annotations"], key=lambda note: note["y"])
+    prices = [float(re.search(r"(\d+\.\d+)", note["text"])[1]) for note in above]  # type: ignore[index]
+    assert prices == sorted(prices), "also of those that are all beyond the edge"
+
+
+def test_words_of_events_do_not_cover_one_another(sample: so.Ticks) -> None:
+    at = datetime(2024, 3, 4, 2, tzinfo=UTC)
+    actions = [so.add_funds(0, at, quantity=2), so.edit(0, at, stop_loss=160), so.open_now(0, at)]
+    run = so.replay(LONG, sample, actions=actions)
+    events = traces(run.plot())["events"]
+    assert events["hovertext"][:3] == ["add funds 2", "edit refused: would trigger", "open now refused: wrong status"]
+    named = [(place, word) for place, word in zip(events["textposition"], events["text"], strict=True) if word]
+    assert {"add funds 2", "break even"} <= {word for _, word in named}
+    at_once = [place for place, word in named[:3] if word != "break even"]
+    assert len(set(at_once)) == len(at_once) >= 2, "three things at once do not stand at one corner"
+
+
+def test_prices_that_nobody_rounded_are_shown_on_seven_digits() -> None:
+    price = 100 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.0007, 5_000)))
+    ticks = so.Ticks.from_arrays(BEGIN + np.arange(5_000) * 10**9, price, symbol="BTC/USDT", unit="ns")
+    order = LONG.replace(symbol="BTC/USDT", quantity=1)
+    figure = so.replay(order, ticks, starts=[1000]).plot()
+    shown = [note["text"] for note in figure.to_dict()["layout"]["annotations"]]
+    assert shown
+    assert all(re.search(r"\d{2,3}\.\d{4}\b", text) for text in shown), shown
+
+
+def test_a_long_order_leaves_its_title_whole() -> None:
+    ladder = [(f"+{k / 4}%", 4) for k in range(1, 21)]
+    order = so.SmartOrder(symbol="BTC/USDT:USDT", side="buy", quantity=100, take_profits=ladder, stop_loss="-3%")
+    below = so.replay(order, walk(2_000)).plot().to_dict()["layout"]["title"]["subtitle"]["text"]
+    assert below.endswith("…")
+    assert len(below) <= 120
+
+
+# --- a session ---
+
+
+def session_run(until: int, tmp_path: Path | None = None, **how: Any) -> Any:
+    """A session on a walk, up to a tick; one order edited while it lived, one that has just been placed."""
+    ticks = walk(6_000)
+    feed = so.recorded(ticks, speed=None, paused=True)
+    session = so.paper(feed=feed, store=tmp_path and tmp_path / "lab.duckdb", fills={"fee_taker": "0.1%"}, **how)
+    order = LONG.replace(symbol="BTC/USDT:USDT", quantity=1, take_profits=[("+9%", 100)], break_even=None)
+    session.place(order)
+    feed.play(until // 3)
+    assert session.wait(60)
+    session.edit(0, trailing_stop="1.5%")
+    with pytest.raises(so.StaleVersion):
+        session.edit(0, version=1, stop_loss="-1%")
+    session.add_funds(0, quantity="0.5")
+    feed.play(until)
+    assert session.wait(60)
+    session.place(order)  # of which no tick has been seen yet
+    return session, feed, ticks
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_session_is_drawn_as_a_replay_of_it(tmp_path: Path, kept: bool) -> None:
+    session, feed, ticks = session_run(3_000, tmp_path if kept else None)
+    with session:
+        run = session.run()
+        assert [action["kind"] for action in run.meta["actions"]] == ["edit", "edit", "add_funds"]
+        theirs = so.replay(
+            run.specs[:1], ticks.slice(0, 3_000), fills=so.FillModel(fee_taker="0.1%"),
+            actions=[so.Action(**action) for action in run.meta["actions"]],
+        )  # fmt: skip
+        ours, wanted = stop_path(run), stop_path(theirs)
+        assert all(np.array_equal(a, b) for a, b in zip(ours, wanted, strict=True))
+        assert run.orders["exit_reason"][0] is None, "it lives"
+        for number in (0, 1):
+            assert run.plot(number).data
+        assert run.report(tmp_path / "report.html").stat().st_size > 10_000
+        feed.play()
+        assert session.wait(60)
+        done = session.run()
+        assert done.orders["exit_reason"][0] == "trailing_stop"
+        assert len(done.ticks) == 6_000
+        assert "sell (exit)" in traces(done.plot(0))
+        assert done.specs[0].trailing_stop.callback_rate == Decimal("0.025"), "as it was placed"
+
+
+def test_a_session_takes_the_ticks_of_the_whole_tape() -> None:
+    session, _, ticks = session_run(3_000)
+    with session:
+        run = session.run()
+    run.ticks = None
+    with pytest.raises(so.DataError, match="give them"):
+        run.plot()
+    own = traces(run.plot(0, ticks.slice(0, 3_000)))
+    assert np.array_equal(traces(run.plot(0, ticks))["stop"]["y"], own["stop"]["y"])
+    with pytest.raises(so.DataError, match="give the 3,000"):
+        run.plot(0, ticks.slice(5, 4_000))
+
+
+def test_a_session_that_has_let_go_of_its_beginning(tmp_path: Path) -> None:
+    """Its journal was compacted: what is still there is drawn where the order began with it, and else it says what to give."""
+    session, feed, ticks = session_run(3_000, tmp_path, outlier="50%")
+    with session:
+        for until in (3_400, 3_800, 4_200):
+            session.compact()
+            feed.play(until)
+            assert session.wait(60)
+        late = session.place(LONG.replace(symbol="BTC/USDT:USDT", quantity=1))
+        feed.play()
+        assert session.wait(60)
+        run = session.run()
+        assert 0 < run.meta["first_tick"] < 4_200
+        assert len(run.ticks) == 6_000 - run.meta["first_tick"]
+        with pytest.raises(so.DataError, match="has let go of the ticks that it began with"):
+            run.plot(0)
+        drawn, whole = traces(run.plot(late)), traces(run.plot(late, ticks))
+        for name in ("stop", "average entry"):
+            assert np.array_equal(drawn[name]["y"], whole[name]["y"])
+            assert np.array_equal(drawn[name]["x"], whole[name]["x"])
+        assert run.meta["actions"] == []
+        assert np.nanmin(traces(run.plot(0, ticks))["stop"]["y"]) < 98, (
+            "by its events: what was edited is not known any more"
+        )
+
+
+def test_a_session_without_a_tick_says_so() -> None:
+    with so.paper(feed=so.recorded(walk(10), speed=None, paused=True)) as session:
+        session.place(LONG.replace(symbol="BTC/USDT:USDT", quantity=1))
+        with pytest.raises(so.DataError, match="none had come yet"):
+            session.run().plot()
 
 
 def test_fills_say_role_price_quantity_and_fee(run: so.Run) -> None:

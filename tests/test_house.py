@@ -17,8 +17,8 @@ PAGE = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
 HEAVY = {
     "numba": {"jit"},
     "duckdb": {"store", "feeds/history"},
-    "aiohttp": {"serve", "remote"},
-    "ccxt": {"feeds/fetch", "feeds/live"},
+    "aiohttp": {"serve", "remote", "brokers/venues"},
+    "ccxt": {"feeds/fetch", "feeds/live", "brokers/venues"},
     "plotly": {"charts", "heatmaps"},
     "typer": {"cli", "trade_cli", "panel_cli"},
     "distributed": {"cluster"},

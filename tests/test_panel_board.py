@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -141,6 +143,27 @@ def rows(board: Board) -> dict[int, dict[str, Any]]:
     return {row["n"]: row for row in board._whole_session()["rows"]}
 
 
+def test_an_event_is_told_once_and_every_time_is_as_long() -> None:
+    change = {
+        "ts": "2024-01-01T00:00:35Z",
+        "kind": "break_even",
+        "role": "break_even",
+        "level": -1,
+        "price": "100",
+        "quantity": "0",
+    }
+    change |= {"stop": "100", "status": "ACTIVE", "reason": None}
+    assert watch.told(change) == "break even at 100"
+    assert watch.log_line(change)["what"] == "break even"
+    other = change | {"kind": "filled", "role": "take_profit", "level": 1}
+    assert (watch.told(other), watch.log_line(other)["what"]) == ("take profit 2 filled at 100", "filled · take profit")
+    moments = [
+        watch.log_line(change | {"ts": f"2024-01-01T00:00:35{rest}Z"})["at"]
+        for rest in ("", ".1", ".000000001", ".123456789")
+    ]
+    assert moments == [f"2024-01-01 00:00:35.{rest}" for rest in ("000", "100", "000", "123")]
+
+
 # ----------------------------------------------------------------------------------------------------------- the hub
 
 
@@ -192,6 +215,33 @@ def test_a_hub_of_the_same_name_takes_the_place_of_the_former() -> None:
     ]
     parts.close_all()
     assert ended == [0, 1, 2, 3, 4]
+
+
+def test_at_the_end_of_the_process_nothing_is_sent() -> None:
+    """A kernel that is restarted has no page any more that would know its widgets."""
+    code = """
+import atexit, sys
+import comm
+comm.DummyComm.publish_msg = lambda self, kind, *rest, **more: print(kind, flush=True)
+import numpy as np
+from smartorders_lab.panel.board import Board
+import smartorders_lab as so
+ts = 10**18 + 10**9 * np.arange(50)
+ticks = so.Ticks.from_arrays(ts, np.full(50, 100.0), symbol="BTC/USDT", unit="ns")
+session = so.paper(feed=so.recorded(ticks, speed=None))
+board, editor = Board(session), so.LadderEditor(ticks, entries=10)
+session.place(so.SmartOrder(symbol="BTC/USDT", side="buy", quantity=1, stop_loss="-5%"))
+session.wait(60)
+print(board.hub.settle(), editor.settle())
+atexit.register(print, "leaving", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    before, _, after = done.stdout.partition("leaving\n")
+    assert "comm_open" in before
+    assert "True True" in before
+    assert after == ""
 
 
 def test_callbacks_are_let_free() -> None:
@@ -310,7 +360,7 @@ def test_a_board_shows_what_the_session_says(desk: Callable[..., Desk], tmp_path
     settle(board)
     mine = session.changes(limit=None, order=a)
     assert [line["at"] for line in board._whole_log()["lines"]] == [
-        c["ts"].rstrip("Z").replace("T", " ")[:23] for c in reversed(mine)
+        f"{c['ts'].rstrip('Z').replace('T', ' ')}.000"[:23] for c in reversed(mine)
     ]
     assert board._whole_log()["title"] == "Events of order #0"
     assert board._detail["version"] == session.order(a)["version"] == len(mine)
@@ -630,6 +680,30 @@ def test_what_is_refused_is_said_where_it_was_asked(desk: Callable[..., Desk]) -
     assert board.buttons["force"].layout.display == "none"
 
 
+def test_who_is_quicker_than_the_picture_is_not_stale(desk: Callable[..., Desk]) -> None:
+    """Off and on again before anything was drawn: both are done, in turn, and it is the break-even that it was."""
+    one = desk(np.full(200, 100.0))
+    session = one.session
+    session.place(order(break_even=so.BreakEven(offset="0.1%")))
+    one.play(10)
+    board = one.board()
+    drawn = session.order(0)["version"]
+    board.detail._handle_custom_msg({"seen": [0, drawn]}, [])
+    settle(board)
+    for on in (False, True, False, True):
+        board.fields["even"].value = on
+    settle(board)
+    board.detail._handle_custom_msg({"seen": [0, drawn]}, [])
+    assert session.order(0)["spec"]["break_even"] == {"offset": "0.001"}
+    assert session.events(0)["kind"].to_list().count("action") == 4
+    assert board.fields["even"].value is True
+    session.edit(0, stop_loss=97)  # by somebody else
+    board.fields["even"].value = False
+    settle(board)
+    assert "break_even" in session.order(0)["spec"], "what others did was not seen"
+    assert board.fields["even"].value is True
+
+
 def test_an_action_carries_the_version_that_the_user_saw(desk: Callable[..., Desk]) -> None:
     one = desk(np.full(200, 100.0))
     session = one.session
@@ -801,9 +875,39 @@ def test_a_session_that_is_closed_or_fails_says_so(desk: Callable[..., Desk]) ->
     assert board._head["final"]
     assert 0 in rows(board)
     assert board.buttons["cancel"].disabled
-    again = one.board(name="again")
-    assert again._head["feed"]["word"] == "closed"
-    assert rows(again) == {}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_board_of_a_closed_session_shows_how_it_stood(desk: Callable[..., Desk], tmp_path: Path, kept: bool) -> None:
+    """Also what came in after the last look of a board that was there, and without anything to press."""
+    one = desk(np.full(50, 100.0), store=tmp_path / "lab.duckdb" if kept else None)
+    one.session.place(order(tag="first"))
+    one.play(10)
+    open_ = one.board()
+    one.session.place(waiting())
+    stood, told = one.session.state(), one.session.changes(limit=None, order=0)
+    one.session.close()
+    assert one.session.last_state()["orders"] == stood["orders"]
+    assert [one.session.last_changes(0), one.session.last_state()["status"]] == [told, "stopped"]
+    until(lambda: open_.watch.final and len(rows(open_)) == 2)
+    late = one.board(name="late")
+    for board in (open_, late):
+        assert board._head["feed"]["word"] == "closed"
+        assert "shown as they stood then" in board._head["feed"]["text"]
+        assert {n: (row["section"], row["held"]) for n, row in rows(board).items()} == {
+            0: ("living", "1"),
+            1: ("pending", "0"),
+        }
+        board.selected = 0
+        settle(board)
+        assert [line["what"] for line in board._log][-1] == "created"
+        assert len(board._log) == len(told)
+        assert len(board.chart.lines) == 4
+        assert not any(line["draggable"] for line in board.chart.lines)
+        for key in ("open_now", "close", "cancel", "add", "reduce", "apply", "share", "refresh", "add_level"):
+            assert board.buttons[key].disabled, key
+        assert "first" in board.picture()
+    assert "first" in one.session._repr_html_()
 
 
 @pytest.mark.unverified

@@ -519,6 +519,30 @@ def test_a_saved_notebook_shows_a_picture(made) -> None:
     assert repr(chart) == "<OrderChart <b>&\"x': 50,000 ticks, 2 lines, 1 marks>"
 
 
+def test_the_picture_has_the_paths_and_the_window_of_the_chart(made) -> None:
+    ts, price = walk(2_000)
+    chart = made(ticks_of(ts, price))
+    chart.set_path("stop", ts[[100, 300]], price[[100, 300]] - 20)
+    chart.set_path("what if", ts[:200], price[:200] - 10, "other")
+    chart.show(int(ts[0]), int(ts[400]))
+    image = base64.b64decode(re.search(r"base64,([^\"]+)", chart.picture())[1]).decode()
+    assert image.count("<polyline") == 3
+    assert "2024-08-08 12:00:" in image
+    last = str(np.datetime64(int(ts[400]), "ns"))[:19].replace("T", " ")
+    assert last[:16] in image, "it ends where the window does"
+    chart.set_path("what if", None)
+    chart.show(int(ts[500]), int(ts[900]))
+    image = base64.b64decode(re.search(r"base64,([^\"]+)", chart.picture())[1]).decode()
+    assert image.count("<polyline") == 1, "a path that ended before is not there"
+
+
+def test_prices_that_nobody_rounded_have_seven_digits(made) -> None:
+    price = 100 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.0007, 50)))
+    ticks = so.Ticks.from_arrays(START + MS * np.arange(50), price, symbol="BTC/USDT", unit="ns")
+    chart = made(ticks)
+    assert (chart.digits, chart.step) == (4, 1e-8)
+
+
 def test_a_closed_chart_takes_no_harm(made) -> None:
     chart = made(ticks_of(*walk(100)))
     chart.close()
@@ -1318,3 +1342,61 @@ def test_new_ticks_keep_the_view_if_they_can(bench) -> None:
     b.chart.set_ticks(ticks_of(ts + 10**15, price))
     b.carry()
     assert b.view()["from"] > before["to"]
+
+
+def test_a_path_stays_within_the_scale(bench) -> None:
+    """Also one that comes or grows when the scale stands already; one that is far away would flatten the price, and is left out."""
+    ts, price = walk(2_000)
+    b = bench(ticks_of(ts, price))
+    view = b.view()
+    low, high = float(price.min()), float(price.max())
+    below = view["low"] - (view["high"] - view["low"]) / 2
+    b.chart.set_path("stop", ts[[0, 1_000]], np.array([below, low]))
+    b.carry()
+    grown = b.view()
+    assert grown["low"] < below
+    assert grown["high"] == pytest.approx(view["high"], abs=high - low)
+    b.chart.set_path("stop", ts[[0, 1_000, 1_500]], np.array([below, low, below - (high - low)]))
+    b.carry()
+    assert b.view()["low"] < below - (high - low)
+    b.chart.set_path("stop", ts[[0, 1_000]], np.array([low / 10, low / 10]))
+    b.carry()
+    assert b.view()["low"] > low - 3 * (high - low)
+
+
+def test_a_weekend_takes_its_time_and_hides_nothing(bench) -> None:
+    """Ticks of a Friday and of the Monday after: the clock runs on in between, and both days can be read and reached."""
+    day = 86_400_000 * MS
+    friday, price = walk(2_000)
+    monday = friday + 3 * day
+    ts, both = np.append(friday, monday), np.append(price, price + 500)
+    b = bench(ticks_of(ts, both))
+    b.page.locator("canvas").focus()
+    b.page.keyboard.press("0")
+    b.settle()
+    view = b.view()
+    assert view["from"] <= ts[0] / 1e6 < ts[-1] / 1e6 <= view["to"]
+    assert view["to"] - view["from"] < 1.4 * (ts[-1] - ts[0]) / 1e6
+    assert (view["low"] < both.min(), view["high"] > both.max()) == (True, True)
+    words = b.page.locator(".readout")
+    box = b.page.locator("canvas").bounding_box()
+    for share, day_of in (
+        (0.01, "8 Aug"),
+        (0.45, "8 Aug"),
+        (0.55, "11 Aug"),
+    ):  # in the gap: the tick that is nearest in time
+        middle = (ts[0] + share * (ts[-1] - ts[0])) / 1e6
+        at = (middle - view["from"]) / (view["to"] - view["from"]) * view["plot"]["w"]
+        b.page.mouse.move(box["x"] + at, box["y"] + 150)
+        b.page.mouse.move(box["x"] + at + 1, box["y"] + 150)
+        b.settle()
+        assert day_of in words.inner_text(), (share, words.inner_text())
+    b.chart.show(int(monday[0]), int(monday[-1]))
+    b.carry()
+    b.page.wait_for_timeout(120)
+    b.carry()
+    view = b.view()
+    assert view["low"] > price.min() + 100, "the scale is that of the day that is shown"
+    assert view["drawn"] > 500
+    sample = b.chart._tape.cut(int(friday[-1]) + 1, int(monday[0]) - 1, 1_000)
+    assert sample.ts.tolist() == [friday[-1], monday[0]], "a window in the gap has the ticks on either side of it"

@@ -1062,3 +1062,35 @@ def test_the_keys_of_undo_and_the_groups_of_buttons(page: Any) -> None:
     page.evaluate("() => window.part.end()")
     field.press("Control+z")
     assert len(page.evaluate("() => window.part.sent")) == 4
+
+
+@pytest.mark.parametrize("text", ["1e9999999%", "-1e9999999%", "1E+99999999999999999", "9" * 500 + "%"])
+@pytest.mark.parametrize(
+    "path", ["stop_loss.target", "trailing_stop.callback_rate", "break_even.offset", "take_profits[1].target"]
+)
+def test_a_number_that_cannot_be_reckoned_with_is_a_problem_of_its_field(path: str, text: str) -> None:
+    order = so.SmartOrder(
+        symbol="BTC/USDT", side="buy", quantity=1, take_profits=[("+1%", 50), ("+2%", 50)], stop_loss="-2%",
+        trailing_stop="1%", break_even=True,
+    )  # fmt: skip
+    made, problems = Draft.of(order).set(path, text).order(so.Instrument(symbol="BTC/USDT"))
+    assert made is None
+    assert [problem.path for problem in problems] == [path]
+
+
+def test_a_weekend_in_the_ticks_counts_in_the_odds() -> None:
+    """What opens beyond the stop is sold there, and what is held over the weekend has been held that long."""
+    second, day = 10**9, 86_400 * 10**9
+    friday = 10**18 + second * np.arange(100)
+    ts = np.append(friday, friday + 3 * day)
+    price = np.append(np.full(100, 100.0), np.full(100, 90.0))
+    steps = {"price_increment": "0.01", "quantity_increment": "0.001"}
+    ticks = so.Ticks.from_arrays(ts, price, instrument=so.Instrument(symbol="BTC/USDT", **steps), unit="ns")
+    order = so.SmartOrder(symbol="BTC/USDT", side="buy", quantity=1, stop_loss="-2%")
+    odds = so.Record(ticks, np.arange(100)).of(order)
+    assert (odds.finished, odds.stops) == (100, 1.0)
+    assert odds.expectancy == pytest.approx(-0.1)
+    assert odds.hold_median_ns is not None
+    assert 2.9 * day < odds.hold_median_ns < 3.1 * day
+    timed = so.Record(ticks, np.arange(100)).of(order.replace(stop_loss="-50%", max_hold="1h"))
+    assert timed.expectancy == pytest.approx(-0.1), "an hour ends with the first tick after it"

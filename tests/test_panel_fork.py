@@ -300,3 +300,51 @@ def test_running_it_again_closes_the_one_before() -> None:
     assert not second.hub.closed
     second.close()
     second.close()
+
+
+def test_a_fork_and_a_terminal_say_what_they_are() -> None:
+    with so.paper(feed=quick(UP), name="ladders") as session:
+        number = session.place(order(tag="<i>"))
+        went_on(session)
+        fork, terminal = Fork(session, number, entries=20), so.Terminal(session, UP, entries=20)
+        try:
+            assert fork.settle()
+            assert terminal.settle()
+            assert repr(fork).startswith("<Fork of order 0: buy 1 BTC/USDT market tp +1%:40")
+            assert repr(fork).endswith("+0 USDT>")
+            assert repr(terminal).startswith("<Terminal ladders, paper: buy cost 1000 BTC/USDT")
+            assert "Board('ladders', paper, ended, 1 order, 0 living)" in repr(terminal)
+            for one in (fork, terminal):
+                assert "\n" not in repr(one)
+                told = one._repr_mimebundle_()
+                told = told[0] if isinstance(told, tuple) else told
+                assert "<i>" not in told["text/html"]
+                assert "data:image/svg+xml" in told["text/html"]
+            assert "trailing stop" not in fork.chart._drawn_paths, "that is of an entry at the latest ticks"
+        finally:
+            fork.close()
+            terminal.close()
+
+
+def test_the_table_has_the_digits_of_the_market() -> None:
+    fills = [{"role": "take_profit", "level": 0, "price": p, "quantity": q} for p, q in ((101.23, 1), (101.24, 2))]
+    real = Course("CLOSED", "take_profit", 100.123456789, 1234.56789, 0.0, 0.123456789, 0.0, 90 * STEP, fills)
+    rows = {what: cells for what, *cells in rows_of(real, None, 2)}
+    assert rows["Entry"][0] == "100.12"
+    assert rows["Exits"][0] == "TP1 101.24"
+    assert (rows["Profit and loss"][0], rows["Fees"][0]) == ("+1,234.57", "0.1235")
+
+
+def test_an_order_is_shared_if_it_opens() -> None:
+    with so.paper(feed=quick(UP)) as session:
+        exits = {"stop_loss": 98, "take_profits": [(101, 40), (102, 30), (110, 30)]}
+        number = session.place(order(entry=so.Entry.limit(100), **exits))
+        went_on(session, 5)
+        assert so.SmartOrder.from_link(session.share(number)) == order(entry=so.Entry.limit(100), **exits)
+        session.edit(number, stop_loss=101)
+        words = r"order 0: cannot be shared as it stands.*stop_loss.target = '101': must be below the entry 100.*Fork"
+        with pytest.raises(so.ActionError, match=words):
+            session.share(number)
+        fork = Fork(session, number, entries=20)
+        assert so.SmartOrder.from_link(fork.editor.link or "").stop_loss == so.StopLoss(target=98), "the way out"
+        fork.close()

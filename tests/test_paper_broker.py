@@ -137,7 +137,7 @@ class Brokered(oracle.Replay):
         return child.__dict__.setdefault("parts", [])
 
     def send(self, child: oracle.Child, at: Decimal | None = None) -> None:
-        child.arrives = self.now + self.fills.latency
+        child.arrives, child.moment = self.now + self.fills.latency, self.moment
         self.children.append(child)
         child.arrived = self.fills.latency == 0 and not self.commanding
         self.book(child, self.submit(child, child.quantity))

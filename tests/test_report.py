@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -241,3 +242,51 @@ def test_capital_is_what_percentages_are_of(run: so.Run, tmp_path: Path) -> None
     assert told["Capital"] == "1,000,000"
     expected = metrics.summary(run, capital=1_000_000.0)["return_on_capital"]
     assert told["Return"].lstrip("+−").removesuffix(" %") == f"{abs(100 * expected):.3g}"
+
+
+def test_everything_says_what_it_is_in_one_line() -> None:
+    """And what says how it is made makes the same again."""
+    ticks = so.Ticks.from_arrays(10**18 + 10**9 * np.arange(500), np.full(500, 100.0), symbol="BTC/USDT", unit="ns")
+    names = {name: getattr(so, name) for name in so.__all__}
+    made = [
+        so.FillModel(),
+        so.FillModel(fee_taker="0.1%", latency="50ms"),
+        so.Instrument(),
+        ticks.instrument,
+        so.edit(2, 10**18, stop_loss=96, break_even=True, force=True),
+        so.add_funds(0, "2024-08-08T23:58Z", quantity="0.5", price=100),
+        so.cancel(1, 10**18, version=3),
+    ]
+    for one in made:
+        assert eval(repr(one), names) == one
+        assert str(one) == repr(one)
+    assert repr(made[4]) == "edit(2, '2001-09-09T01:46:40Z', force=True, stop_loss=96, break_even=True)"
+    assert repr(ticks.index()).startswith("Index(500 ticks, ")
+    feed = so.recorded(ticks, speed=60, paused=True)
+    assert repr(feed) == "RecordedFeed(BTC/USDT 500 ticks, 60 times as fast as it was, paused)"
+    with so.paper(feed=so.recorded(ticks, speed=None), balances={"USDT": 1000}) as session:
+        assert repr(session.broker) == "PaperBroker(in memory, 0 child orders, 0 working, 1000 USDT)"
+
+
+def test_orders_and_sessions_are_small_tables_without_markup() -> None:
+    ticks = so.Ticks.from_arrays(10**18 + 10**9 * np.arange(50), np.full(50, 100.0), symbol="BTC/USDT", unit="ns")
+    order = so.SmartOrder(
+        symbol="BTC/USDT", side="buy", quantity=1, take_profits=[("+1%", 50)], stop_loss="-2%", tag="<b>mine</b>",
+        trailing_stop=so.TrailingStop(callback_rate="2%", activation="+1%"), max_hold="2h",
+    )  # fmt: skip
+    html = order._repr_html_()
+    with so.paper(feed=so.recorded(ticks, speed=None), name="<i>lab</i>") as session:
+        assert "no orders yet" in session._repr_html_()
+        for _ in range(22):
+            session.place(order)
+        session.wait(60)
+        board = session._repr_html_()
+    for text in (html, board, session._repr_html_()):
+        assert "<b>" not in text
+        assert "<i>" not in text
+        assert "<style" not in text
+        assert "&lt;b&gt;mine&lt;/b&gt;" in text
+    assert "2%, activation +1%" in html
+    assert "runner" in html
+    assert "2 more: orders()" in board
+    assert " · stopped · BTC/USDT 100" in session._repr_html_()

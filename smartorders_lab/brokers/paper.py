@@ -185,6 +185,7 @@ class PaperBroker:
     """After so long a request that has not arrived can never be executed."""
     visibility_lag_ns = 0
     """After so long an executed order is visible to `query`."""
+    tells_all = True
 
     def __init__(
         self,
@@ -222,6 +223,14 @@ class PaperBroker:
         except BaseException:
             self._ledger.close()
             raise
+
+    def __repr__(self) -> str:
+        where = "in memory" if self._ledger is None else self._ledger.path.name
+        working = sum(len(children) for children in [*self._working.values()])
+        account = {} if self._totals is None else self._totals
+        funds = ", ".join(f"{plain(amount)} {currency}" for currency, amount in [*account.items()] if amount)
+        many = f"{len(self._children):,} child orders, {working:,} working"
+        return f"PaperBroker({where}, {many}, {funds or ('no limit of funds' if self._totals is None else 'no funds')})"
 
     def __enter__(self) -> Self:
         return self
@@ -523,6 +532,9 @@ class PaperBroker:
         return "total", currency, plain(self._totals.get(currency, Decimal(0)) + amount)
 
     # ------------------------------------------------------------------------------------------------ the ledger
+
+    def know(self, submit: Submit, venue_id: str, fills: Iterable[str]) -> None:
+        """Nothing: the ledger knows."""
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         """What is asked within it is made durable at once when it ends; only then its answers count."""

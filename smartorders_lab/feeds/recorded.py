@@ -23,10 +23,12 @@ from ..errors import DataError, short
 from ..instrument import Instrument
 from ..messages import Block, Notice
 from ..ticks import Ticks
-from ..times import instant_ns
+from ..times import instant_ns, instant_text
 
 BLOCK = 4096
 """Most ticks that are handed over at once."""
+_TIMES = 10**15
+"""From here on a number is a time in ns, and not that of a tick."""
 _STEP_S = 0.005
 """With a speed: how often what is due by now is handed over, in seconds of this machine's time."""
 
@@ -64,6 +66,17 @@ class RecordedFeed:
         self._lock = threading.Lock()
         self.on_play: Callable[[], None] = lambda: None
         """Called before it goes on; a session sets it."""
+
+    def __repr__(self) -> str:
+        at = {**self._at}
+        tapes = [
+            f"{symbol} {f'{at[symbol]:,} of ' if symbol in at else ''}{len(ticks):,} ticks"
+            for symbol, ticks in self.ticks.items()
+        ]
+        how = "as fast as it goes" if self.speed is None else f"{self.speed:g} times as fast as it was"
+        until = self._until
+        rests = [] if until is None else ["paused" if until < 0 else f"up to {_limit(until)}"]
+        return f"RecordedFeed({', '.join([*tapes, how, *rests])})"
 
     def describe(self) -> dict[str, Any]:
         """What a session remembers of it."""
@@ -166,7 +179,7 @@ class RecordedFeed:
         ts, until = self.ticks[symbol].ts, self._until
         if until is None:
             return len(ts)
-        return min(until, len(ts)) if until < 10**15 else int(np.searchsorted(ts, until))
+        return min(until, len(ts)) if until < _TIMES else int(np.searchsorted(ts, until))
 
     def _next_symbol(self) -> tuple[str | None, int, float]:
         """Whose tick is next, the tick before which its block ends, and how many seconds it is until then."""
@@ -201,6 +214,10 @@ class RecordedFeed:
 def recorded(ticks: Ticks | Sequence[Ticks], speed: float | None = 1.0, paused: bool = False) -> RecordedFeed:
     """Ticks as a feed for `paper(feed=...)`; see RecordedFeed."""
     return RecordedFeed(ticks, speed, paused)
+
+
+def _limit(until: int) -> str:
+    return f"tick {until:,}" if until < _TIMES else instant_text(until)
 
 
 def _until(until: Any) -> int | None:

@@ -298,7 +298,8 @@ class Lives:
                     _write(line, json.dumps(self._answer(asked)).encode())
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        from .fork import _Story, seen
+        from ..story import Story
+        from .fork import seen
 
         session = self._session
         try:
@@ -309,7 +310,7 @@ class Lives:
                 return {"ticks": keep(ticks, Path(asked["into"]))}
             oid = int(asked["order"])
             book = session.book
-            story = _Story(session, book.specs[oid].symbol, oid)
+            story = Story(session, book.specs[oid].symbol, oid)
             told: dict[str, Any] = {
                 "order": book.specs[oid].to_dict(),
                 "actions": [action.to_dict() for action in story.actions],

@@ -168,6 +168,10 @@ class Board(ipywidgets.VBox):
         self._drawn = self._living = self._removed = False
         self._chosen: int | None = None
         self._seen: tuple[int, int] | None = None
+        self._own: tuple[int, int, int] | None = None
+        """The last of our own actions: order, version that the user had seen, version that it led to."""
+        self._switches: list[bool] = []
+        """What break-even was switched to, and has not been answered yet."""
         self._spoke = 0.0
         self._forced: dict[str, Any] | None = None
         self._tables: tuple[Any, ...] = ()
@@ -307,7 +311,9 @@ class Board(ipywidgets.VBox):
         )
         for key in ("stop", "rate"):
             self.fields[key].observe(lambda change: self.hub.post(self._touched), "value")
-        self._shown = {"stop": "", "rate": "", "even": False}
+        self._shown: dict[str, Any] = {"stop": "", "rate": "", "even": False}
+        self._even: Any = None
+        """Break-even as it was when it was last on, to be switched on again as such."""
 
     # -------------------------------------------------------------------------------------------- what comes in
 
@@ -468,6 +474,7 @@ class Board(ipywidgets.VBox):
         self._seen = self._detail = None
         self._drawn, self._changes, self._log, self._logged, self._path = False, [], [], 0, []
         self._shape = None
+        self._own, self._switches, self._even = None, [], None
         self._said_clear()
         for key in ("amount", "limit"):
             self.fields[key].value = ""
@@ -502,7 +509,8 @@ class Board(ipywidgets.VBox):
             ticks = None
             with suppress(SmartOrdersError):  # a session that has no ticks yet
                 ticks = session.recent(symbol, 0, trigger)
-            return session.changes(limit=None, order=number), ticks
+            told = session.last_changes if self.watch.over else lambda order: session.changes(limit=None, order=order)
+            return told(number), ticks
 
         def found(result: Any, error: BaseException | None) -> None:
             if number != self._chosen:
@@ -641,6 +649,10 @@ class Board(ipywidgets.VBox):
             "rate": "" if trail is None else _percent(trail["callback_rate"]),
             "even": even is not None,
         }
+        if even is not None:
+            self._even = even
+        if self._switches:
+            del now["even"]
         for key, value in now.items():
             untouched = self.fields[key].value == self._shown[key]
             self._shown[key] = value
@@ -802,14 +814,19 @@ class Board(ipywidgets.VBox):
             self._edit("protection", self._forced, force=True)
 
     def _switched(self, on: bool) -> None:
-        if on == self._shown["even"] or self._chosen is None:
+        if on == (self._switches or [self._shown["even"]])[-1] or self._chosen is None:
             return
-        self._edit("even", {"break_even": True if on else None})
+        self._switches.append(on)
+        self._edit("even", {"break_even": (self._even or True) if on else None})
 
     def _edit(self, place: str, changes: dict[str, Any], force: bool = False, line: str = "") -> None:
         def back(error: BaseException | None) -> None:
             if line:
                 self._moving.pop(line, None)
+            if place == "even" and self._switches:
+                switched = self._switches.pop(0)
+                if error is None:
+                    self._shown["even"] = switched
             if error is None:
                 self._forced, self._removed = None, False
                 self._shown |= {
@@ -825,7 +842,7 @@ class Board(ipywidgets.VBox):
                     self.chart.reject(line, _plain_refusal(error))
                 self._let_go(line)
             if place == "even":
-                self.fields["even"].value = self._shown["even"]
+                self.fields["even"].value = (self._switches or [self._shown["even"]])[-1]
             self._touched()
 
         self._act(place, "edit", force=force, then=back, **changes)
@@ -858,9 +875,18 @@ class Board(ipywidgets.VBox):
     ) -> None:
         """An action on the chosen order, on the version that the user saw; what becomes of it is said at `place`."""
         number, session = self._chosen, self.watch.session
-        version = self._version() if version is None else version
+        seen = self._version() if version is None else version
         if number is None:
             return
+
+        def act() -> int:
+            own, on = self._own, seen
+            since = on
+            if own is not None and on is not None and own[0] == number and own[1] <= on < own[2]:
+                since, on = own[1], own[2]  # all that has happened since is what the user did himself
+            after = int(getattr(session, kind)(number, version=on, **arguments))
+            self._own = None if since is None else (number, since, after)
+            return after
 
         def answered(result: Any, error: BaseException | None) -> None:
             if then is not None and number == self._chosen:
@@ -873,7 +899,7 @@ class Board(ipywidgets.VBox):
                 self.manners.say(f"Order {number}: {_DONE[kind]}")
             self.watch.pull()
 
-        self.hub.ask(lambda: getattr(session, kind)(number, version=version, **arguments), answered)
+        self.hub.ask(act, answered)
 
     def _refused(self, place: str, error: BaseException, number: int | None = None) -> None:
         """Say what was refused, where it was asked."""
@@ -1072,7 +1098,9 @@ class Board(ipywidgets.VBox):
     def __repr__(self) -> str:
         watch = self.watch
         living = sum(order["status"] not in OVER for order in watch.orders.values())
-        return f"Board({watch.name!r}, {watch.mode}, {watch.status}, {len(watch.orders)} orders, {living} living)"
+        return (
+            f"Board({watch.name!r}, {watch.mode}, {watch.status}, {_many(len(watch.orders), 'order')}, {living} living)"
+        )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         made = super()._repr_mimebundle_(**kwargs)

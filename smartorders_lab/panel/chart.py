@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 import numpy as np
 
 from ..errors import DataError, SmartOrdersError, short
-from ..looks import AVERAGE, BUY, EVENT, INKS, LEVELS, MARK, MIN_POINTS, REASONS, SELL, STOP, THEMES, m4
+from ..looks import AVERAGE, BUY, EVENT, INKS, LEVELS, MARK, MIN_POINTS, REASONS, SELL, STOP, THEMES, decimals, m4
 from ..times import instant_text
 
 try:
@@ -508,9 +508,10 @@ class OrderChart(anywidget.AnyWidget):
 
     def picture(self) -> str:
         """The chart as it stands as HTML: one image, made without a browser, that needs nothing else."""
-        svg = _svg(
-            self._tape.cut(*_recent(self._tape, self.lines), 1200), self.lines, self.marks, self.digits, self.theme
-        )
+        start, stop = [int(ms * 1e6) for ms in self._window[1:]] or _recent(self._tape, self.lines)
+        sample = self._tape.cut(start, stop, 1200)
+        paths = [*self._drawn_paths.copy().values()]
+        svg = _svg(sample, self.lines, self.marks, paths, self.digits, self.theme)
         words = [f"{line['label']} {_text(line['price'], self.digits)} ({line['state']})" for line in self.lines]
         alt = escape(f"Chart {self.title}".strip() + (": " if words else "") + ", ".join(words))
         image = b64encode(svg.encode()).decode()
@@ -523,10 +524,10 @@ class OrderChart(anywidget.AnyWidget):
 def _of_market(ticks: Ticks | None) -> dict[str, Any]:
     if ticks is None:
         return {}
-    increment = ticks.instrument.price_increment.normalize()
-    exponent = increment.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return {"step": float(increment), "digits": max(0, -exponent), "title": ticks.symbol}
+    instrument, view = ticks.instrument, ticks.view(ticks.triggers[0]).price
+    about = float(instrument.price(int(view[-1]))) if instrument.derived else None
+    digits = decimals(instrument.price_increment, about)
+    return {"step": float(instrument.price_increment), "digits": digits, "title": ticks.symbol}
 
 
 def _columns(ts: Any, price: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -685,6 +686,7 @@ def _between(line: dict[str, Any], digits: int) -> str:
 
 _WIDTH, _HEIGHT, _RIGHT, _BOTTOM = 860, 340, 190, 24
 _DASHES = {"planned": "6 4", "waiting": "6 4", "working": "6 4", "filled": "", "cancelled": "2 4"}
+_PATH_DASHES = {"stop": "", "mark": "5 3", "other": "8 3 2 3"}
 _WORDS = {
     "planned": "",
     "waiting": " waiting",
@@ -695,8 +697,8 @@ _WORDS = {
 _SHAPES = {"buy": "0,2 -5,11 5,11", "sell": "0,-2 -5,-11 5,-11", "event": "0,-6 6,0 0,6 -6,0"}
 
 
-def _svg(sample: _Sample, lines: list[dict], marks: list[dict], digits: int, theme: str) -> str:
-    """Price, lines and marks as SVG; what lies off the scale is named at its edge."""
+def _svg(sample: _Sample, lines: list[dict], marks: list[dict], paths: list[_Path], digits: int, theme: str) -> str:
+    """Price, lines, marks and paths as SVG; what lies off the scale is named at its edge."""
     ink, width, height = INKS[theme], _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     prices = [float(p) for p in (sample.price.min(), sample.price.max())] if len(sample.ts) else []
     span = (max(prices) - min(prices)) if prices else inf
@@ -705,6 +707,10 @@ def _svg(sample: _Sample, lines: list[dict], marks: list[dict], digits: int, the
             span or inf
         ):
             prices.append(line["price"])
+    steps = [_thinned(path, int(sample.ts[0]), int(sample.ts[-1])) for path in paths] if len(sample.ts) else []
+    for _, price, _ in steps:
+        ends = [float(p) for p in (price.min(), price.max())] if len(price) else []
+        prices += [p for p in ends if max(*prices, p) - min(*prices, p) <= 20 * (span or inf)]
     low, high = (min(prices), max(prices)) if prices else (0.0, 1.0)
     room = 0.07 * (high - low) or abs(high) * 1e-3 or 1.0
     low, high = low - room, high + room
@@ -719,6 +725,15 @@ def _svg(sample: _Sample, lines: list[dict], marks: list[dict], digits: int, the
         xs = (sample.ts - first) * scale
         line_points = " ".join(f"{x:.1f},{y(p)}" for x, p in zip(xs.tolist(), sample.price.tolist(), strict=True))
         parts.append(f'<polyline points="{line_points}" fill="none" stroke="{ink}" stroke-width="1.2"/>')
+        for path, (ts, price, _) in zip(paths, steps, strict=True):
+            ends = np.clip(np.append(ts, path.end), first, last)
+            if len(ts) and ts[0] <= last and path.end >= first:
+                corners = zip(ends[:-1].tolist(), ends[1:].tolist(), price.tolist(), strict=True)
+                way = " ".join(f"{(x - first) * scale:.1f},{y(p)}" for a, b, p in corners for x in (a, b))
+                colour, dash = _COLOURS[path.kind], _PATH_DASHES[path.kind]
+                parts.append(
+                    f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dash}"/>'
+                )
         for mark in marks:
             if first <= mark["ts"] <= last:
                 place = f"translate({(mark['ts'] - first) * scale:.1f} {y(mark['price'])})"

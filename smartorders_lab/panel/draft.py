@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError, Problem, SpecError
-from ..fields import Distance, duration, fraction, number, percent, plain, rate, target, text_of
+from ..fields import Distance, fraction, number, percent, plain, rate, target, text_of
 from ..fills import FillModel
 from ..instrument import Instrument
 from ..spec import SmartOrder
@@ -57,14 +57,6 @@ DEFAULTS = {
 }
 """Every field and what it holds in an empty draft. `size` says which of three is meant, `entry` which kind."""
 SWITCHES = ("stop_loss", "stop_loss.limit", "trailing_stop", "trailing_take_profit", "break_even")
-_READERS = {
-    **dict.fromkeys(("quantity", "cost", "risk", "price", "limit_price"), number),
-    **dict.fromkeys(("callback_rate",), rate),
-    **dict.fromkeys(("target", "limit", "emergency", "activation"), target),
-    **dict.fromkeys(("timeout", "max_hold", "entry_expiry"), duration),
-    "size": percent,
-    "offset": fraction,
-}
 _LIST = re.compile(r"(take_profits|entry\.rungs)\[(\d+)\]\.(\w+)")
 
 
@@ -216,22 +208,8 @@ class Draft:
             broken = any(p.path.startswith("take_profits[") for p in error.problems)
             needless = ("break_even", "trailing_take_profit") if broken else ()
             return None, [p for p in error.problems if not (p.path in needless and p.rule.startswith("needs"))]
-        except ArithmeticError:
-            return None, list(self._unreadable())
         problems = order.check(instrument or Instrument())
         return (None if any(p.level == "error" for p in problems) else order), problems
-
-    def _unreadable(self) -> Iterator[Problem]:
-        """Numbers that are too large to be reckoned with."""
-        for path in self.paths():
-            reader = _READERS.get(path.rpartition(".")[2])
-            try:
-                if reader is not None:
-                    reader(self[path])
-            except ValueError:
-                pass
-            except ArithmeticError:
-                yield Problem(path, self[path], "is too large or too fine to be reckoned with", "check the number")
 
     # ------------------------------------------------------------------------------------------------ keeping
 
@@ -260,7 +238,7 @@ def read(reader: Any, text: str) -> Any:
     """What a reader of fields.py makes of a text; None if it is not readable."""
     try:
         return reader(text)
-    except (ValueError, ArithmeticError):
+    except ValueError:
         return None
 
 

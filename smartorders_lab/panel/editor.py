@@ -911,7 +911,7 @@ class LadderEditor(ipywidgets.VBox):
     def _price(self, price: Decimal) -> str:
         """A price on the digits of the market, or on its own if it has more."""
         fine = f"{price:.{self.chart.digits}f}"
-        return fine if Decimal(fine) == price else plain(price)
+        return fine if Decimal(fine) == price or self._market.instrument.derived else plain(price)
 
     def _risk_share(self) -> str:
         out = self._outlook
@@ -981,7 +981,7 @@ class LadderEditor(ipywidgets.VBox):
                 self._setting = 0
             self._view.note, self._view.state = note, "failed" if note else "ready"
             ts, price = path
-            if len(ts):
+            if len(ts) and self._anchor is None:  # else it is about an entry elsewhere
                 self.chart.set_path("trailing stop", ts, price, "stop")
             else:
                 self.chart.set_path("trailing stop", None)

@@ -12,12 +12,10 @@ unless that is switched off. A field that is changed here stays as it is set her
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from itertools import takewhile
 from math import isclose
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +27,10 @@ from ..actions import Action
 from ..errors import ActionError, DataError, SmartOrdersError, SpecError, short
 from ..fills import FillModel
 from ..instrument import Instrument
-from ..messages import Block
 from ..replays import replay
 from ..run import Run
 from ..spec import SmartOrder, living_order
+from ..story import Story
 from ..ticks import Ticks
 from ..times import duration_ns, instant_ns, instant_text
 from .editor import LadderEditor
@@ -168,7 +166,7 @@ def _of_run(run: Run, oid: int, ticks: Ticks | None) -> Life:
 def _of_session(session: Session, oid: int, ticks: Ticks | None) -> Life:
     described = session.order(oid)
     book = session.book
-    story = _Story(session, book.specs[oid].symbol, oid)
+    story = Story(session, book.specs[oid].symbol, oid)
     created = instant_ns(described["created_ts"]) if story.placed is None else story.placed[1]
     if ticks is None:
         first, ticks = story.ticks()
@@ -336,77 +334,6 @@ def _closed(ts: np.ndarray, prices: np.ndarray, end: int) -> tuple[np.ndarray, n
     return (np.append(ts, end), np.append(prices, prices[-1])) if len(ts) else (ts, prices)
 
 
-class _Story:
-    """What the journal of a session still has of a symbol's ticks and of one order."""
-
-    def __init__(self, session: Session, symbol: str, oid: int):
-        self.session, self.symbol = session, symbol
-        self.placed: tuple[int, int] | None = None
-        """At which tick and when (ns) the order was made."""
-        self.actions: list[Action] = []
-        self._blocks: list[Block] = []
-        self.instrument, self.count, last = session._do(self._caught_up)
-        self._read(takewhile(lambda entry: entry[0] <= last, session.journal.entries()), oid)
-        self.first = self.count - sum(len(block.ts) for block in self._blocks)
-        if self.placed is not None:
-            self.placed = self.placed[0] + self.first, self.placed[1]
-
-    def _caught_up(self) -> tuple[Instrument, int, int]:
-        """On the session's thread: everything that it has seen is in the journal, up to an entry."""
-        book = self.session.book
-        book.flush()
-        market = book.markets[self.symbol]
-        return market.instrument, market.ticks, self.session.journal.last
-
-    def _read(self, entries: Iterable[tuple[int, str, bytes]], oid: int) -> None:
-        from ..book import unpack_ticks
-
-        at = 0
-        for _, kind, body in entries:
-            if kind == "ticks":
-                block = unpack_ticks(body)
-                if block.symbol == self.symbol:
-                    self._blocks.append(block)
-                    at += len(block.ts)
-            elif kind in ("place", "action"):
-                data = json.loads(body)
-                if data[0] == oid and kind == "place":
-                    self.placed = at, int(data[1])
-                elif data[0] == oid:
-                    self.actions.append(Action(**data[2]))
-
-    def ticks(self) -> tuple[int, Ticks]:
-        """The ticks that it has seen, and the number of the first of them."""
-        recorder, feed = self.session.recorder, self.session.feed
-        if self.first and recorder is not None:
-            self.session._do(recorder.flush)
-            files = sorted(recorder._place(self.symbol).glob("*.parquet"))
-            if files:
-                paths: list[Any] = [str(path) for path in files]
-                first = int(files[0].stem.partition("-")[0])
-                return first, Ticks.read(paths, self.instrument)
-        known = getattr(feed, "ticks", None)
-        if self.first and isinstance(known, Mapping) and self.session.book.outlier is None:
-            return 0, known[self.symbol].slice(0, self.count)
-        if not self._blocks:
-            raise DataError(
-                f"ticks: the session has seen none of {short(self.symbol)} yet; wait for the first, or give them: ticks=Ticks.read(...)"
-            )
-        return self.first, joined(self._blocks, self.instrument)
-
-
-def joined(blocks: list[Block], instrument: Instrument) -> Ticks:
-    """Blocks of one symbol as Ticks."""
-    columns: dict[str, Any] = {}
-    for name in ("ts", "price", "size", "bid", "ask", "mark"):
-        parts = [getattr(block, name) for block in blocks]
-        if all(part is not None for part in parts):
-            whole = np.concatenate(parts)
-            whole.flags.writeable = False
-            columns[name] = whole
-    return Ticks(instrument, source="session", **columns)
-
-
 def seen(session: Any, symbol: str) -> Ticks | None:
     """The ticks of a symbol that a session has seen and still has; None if there are none."""
     if hasattr(session, "seen"):
@@ -416,7 +343,7 @@ def seen(session: Any, symbol: str) -> Ticks | None:
         if symbol not in session.book.markets:
             return None
         try:
-            return _Story(session, symbol, -1).ticks()[1]
+            return Story(session, symbol, -1).ticks()[1]
         except DataError:
             return None
     market = session.state([])["symbols"].get(symbol)
@@ -452,11 +379,11 @@ def _ns(at: Any) -> int:
 # ------------------------------------------------------------------------------------------------------- the comparison
 
 
-def rows_of(real: Course, other: Course | None) -> Iterator[tuple[str, str, str, str]]:
-    """The table: what, in reality, changed, and the difference; as text."""
+def rows_of(real: Course, other: Course | None, digits: int = 8) -> Iterator[tuple[str, str, str, str]]:
+    """The table: what, in reality, changed, and the difference; as text. `digits`: decimals of prices."""
 
     def money(value: float | None) -> str:
-        return "–" if value is None else f"{value:+,.6g}" if value else "0"
+        return "–" if value is None else f"{'+' if value > 0 else '-'}{_money(abs(value))}" if value else "0"
 
     def both(what: str, show: Callable[[Course], str], by: str = "") -> tuple[str, str, str, str]:
         return what, show(real), "–" if other is None else show(other), by
@@ -470,13 +397,13 @@ def rows_of(real: Course, other: Course | None) -> Iterator[tuple[str, str, str,
     yield both("Outcome", _outcome)
     yield both(
         "Entry",
-        lambda c: "never" if c.entry_price is None else f"{c.entry_price:.10g}",
-        difference(lambda c: c.entry_price),
+        lambda c: "never" if c.entry_price is None else _price(c.entry_price, digits),
+        difference(lambda c: c.entry_price, lambda by: f"{'+' if by > 0 else '−'}{_price(abs(by), digits)}"),
     )
-    yield both("Exits", _exits)
+    yield both("Exits", lambda c: _exits(c, digits))
     yield both("Profit and loss", lambda c: money(c.total), difference(lambda c: c.total))
     yield both("of it still open", lambda c: money(c.unrealized) if c.held else "–")
-    yield both("Fees", lambda c: f"{c.fees:,.6g}", difference(lambda c: c.fees))
+    yield both("Fees", lambda c: _money(c.fees), difference(lambda c: c.fees))
     yield both("Held for", lambda c: _hold(c.held_ns), difference(lambda c: c.held_ns, _more))
 
 
@@ -486,7 +413,21 @@ def _outcome(course: Course) -> str:
     return f"{word}: {reason}" if reason and reason != word else word
 
 
-def _exits(course: Course) -> str:
+def _money(amount: float) -> str:
+    """An amount above 0 in quote currency: two decimals, four where it is small, and then three digits that count."""
+    if amount < 0.01:
+        return f"{amount:.3g}"
+    text = f"{amount:,.{2 if amount >= 100 else 4}f}"
+    return text.rstrip("0").rstrip(".")
+
+
+def _price(price: float, digits: int) -> str:
+    """A price, or an average of prices, with the decimals of its market at the most."""
+    text = f"{price:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _exits(course: Course, digits: int) -> str:
     """Which exits were filled at which average price, in order."""
     found: dict[str, list[tuple[float, float]]] = {}
     for fill in course.fills:
@@ -498,7 +439,7 @@ def _exits(course: Course) -> str:
     texts = []
     for name, parts in found.items():
         quantity = sum(q for _, q in parts)
-        texts.append(f"{name} {sum(p * q for p, q in parts) / quantity:.10g}")
+        texts.append(f"{name} {_price(sum(p * q for p, q in parts) / quantity, digits)}")
     return ", ".join(texts) or "none"
 
 
@@ -515,12 +456,12 @@ def _more(ns: float) -> str:
     return ("+" if ns > 0 else "−") + _hold(abs(ns))
 
 
-def table_html(real: Course, other: Course | None) -> str:
+def table_html(real: Course, other: Course | None, digits: int = 8) -> str:
     """The comparison as a table of its own; nothing in it is markup of the user's."""
     head = "".join(f'<th scope="col">{word}</th>' for word in ("", "Real", "What if", "Difference"))
     body = "".join(
         f'<tr><th scope="row">{text_of(what)}</th>' + "".join(f"<td>{text_of(cell)}</td>" for cell in cells) + "</tr>"
-        for what, *cells in rows_of(real, other)
+        for what, *cells in rows_of(real, other, digits)
     )
     inside = f"<caption>Real and what if</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     box = 'class="sol-fork-scroll" tabindex="0" role="group" aria-label="Real and what if" data-lm-suppress-shortcuts="true"'
@@ -602,7 +543,7 @@ class Fork(ipywidgets.VBox):
         self.manners.name(self.keep, f"Do to the changed order what I did: {did(self.life.actions)}")
         self.said = ipywidgets.HTML()
         self.table = ipywidgets.HTML(
-            table_html(self.real, None), layout=ipywidgets.Layout(width="100%", overflow="auto")
+            table_html(self.real, None, self.chart.digits), layout=ipywidgets.Layout(width="100%", overflow="auto")
         )
         head = ipywidgets.HTML(STYLE + self._head())
         notes = ipywidgets.HTML("".join(said_html(note, "note") for note in self.life.notes))
@@ -624,7 +565,7 @@ class Fork(ipywidgets.VBox):
     def comparison(self) -> list[dict[str, str]]:
         """The table as it is shown: `what`, `real`, `changed`, `difference`."""
         names = ("what", "real", "changed", "difference")
-        return [dict(zip(names, row, strict=True)) for row in rows_of(self.real, self.what_if)]
+        return [dict(zip(names, row, strict=True)) for row in rows_of(self.real, self.what_if, self.chart.digits)]
 
     def settle(self, timeout: float = 30.0) -> bool:
         """Wait until what was changed so far has been lived through; False if `timeout` seconds passed first."""
@@ -633,6 +574,22 @@ class Fork(ipywidgets.VBox):
     def close(self) -> None:
         """The end of it and of its threads. Twice does no harm."""
         self.hub.close()
+
+    def __repr__(self) -> str:
+        order = self.life.order
+        by = "" if self.difference is None else f", {self.difference:+.6g} {_quote(order.symbol)}"
+        return f"<Fork of order {self.life.number}: {order}; what if: {self.order or 'not whole'}{by}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget, and for a page without a kernel what it showed last."""
+        found = super()._repr_mimebundle_(**kwargs)
+        data = found[0] if isinstance(found, tuple) else found
+        return {**(data or {}), "text/plain": repr(self), "text/html": self.picture()}
+
+    def picture(self) -> str:
+        """The chart and the comparison as HTML that needs nothing: for a notebook that is opened without its kernel."""
+        table = table_html(self.real, self.what_if, self.chart.digits)
+        return f"<div>{self._head()}{self.chart.picture()}{table}</div>"
 
     def _end(self) -> None:
         self.editor.close()
@@ -687,7 +644,7 @@ class Fork(ipywidgets.VBox):
                         "ts": str(fill["ts"]),
                         "price": float(fill["price"]),
                         "kind": "buy" if bought == long else "sell",
-                        "text": f"{word}: {name} {fill['quantity']:.10g} at {fill['price']:.10g}",
+                        "text": f"{word}: {name} {fill['quantity']:.6g} at {_price(fill['price'], self.chart.digits)}",
                     }
                 )
         self.chart.marks = marks
@@ -719,7 +676,7 @@ class Fork(ipywidgets.VBox):
         self._mark()
         by = None if self.what_if is None else self.what_if.total - self.real.total
         self.difference = 0.0 if by is not None and isclose(by, 0, abs_tol=1e-9) else by
-        self.table.value = table_html(self.real, self.what_if)
+        self.table.value = table_html(self.real, self.what_if, self.chart.digits)
         if error is not None:
             self.said.value = said_html(str(error))
         else:
@@ -727,11 +684,11 @@ class Fork(ipywidgets.VBox):
 
     def _verdict(self) -> str:
         by = self.difference or 0.0
-        last, unit = _moment(int(self.life.ticks.ts[-1])), self.life.order.symbol.partition("/")[2].partition(":")[0]
+        last, unit = _moment(int(self.life.ticks.ts[-1])), _quote(self.life.order.symbol)
         if self.order == self.life.order and not by:
             return f"Up to {last}: the same order. Change it above."
         word = "better" if by > 0 else "worse"
-        return f"Up to {last}: {f'{abs(by):,.6g} {unit} {word}' if by else 'no difference'}."
+        return f"Up to {last}: {f'{_money(abs(by))} {unit} {word}' if by else 'no difference'}."
 
 
 def shut(widget: Any) -> None:
@@ -742,6 +699,10 @@ def shut(widget: Any) -> None:
         if isinstance(part, ipywidgets.Widget):
             part.unobserve_all()
             ipywidgets.Widget.close(part)
+
+
+def _quote(symbol: str) -> str:
+    return symbol.partition("/")[2].partition(":")[0]
 
 
 def _moment(ns: int) -> str:

@@ -26,6 +26,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
+from .. import session as _session  # noqa: F401  what comes first ends last: at the exit, sessions are closed after the panel
 from ..looks import THEMES
 
 HZ = 8.0
@@ -139,10 +140,15 @@ class Hub:
         # posted before it is asked: a call that stands in the queue of the hub's thread is before this one
         return self.post(self.ask, lambda: None, show) and done.wait(timeout)
 
-    def close(self) -> None:
-        """The end of it: what was posted is done, then what `on_close` was given; then its threads end. Twice does no harm."""
+    def close(self, silent: bool = False) -> None:
+        """The end of it: what was posted is done, then what `on_close` was given; then its threads end. Twice does no harm.
+
+        `silent`: what `on_close` was given is left out, so that nothing more is sent.
+        """
         with self._lock:
             first, self._closing = not self._closing, True
+        if silent:
+            self._endings.clear()
         if first:
             self._work.put(None)
             with suppress(RuntimeError):
@@ -176,11 +182,26 @@ class Hub:
 _HUBS: dict[str, Hub] = {}
 
 
-@atexit.register
 def close_all() -> None:
     """Close every hub of this process, and with it what lives on it."""
     for hub in [*_HUBS.values()]:
         hub.close()
+
+
+@atexit.register
+def _leave() -> None:
+    """End the threads. The widgets go with the process, in silence: the page of a kernel that is restarted does not know them any more."""
+    # ipywidgets closes what is left when Python takes its modules apart; its list of widgets is private, hence only where it is there
+    for widget in [*getattr(ipywidgets.widgets.widget, "_instances", {}).values()]:
+        comm: Any = getattr(widget, "comm", None)
+        if comm is not None:
+            comm.publish_msg = _unsent
+    for hub in [*_HUBS.values()]:
+        hub.close(silent=True)
+
+
+def _unsent(*args: Any, **kwargs: Any) -> None:
+    pass
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:

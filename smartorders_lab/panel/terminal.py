@@ -158,6 +158,18 @@ class Terminal(ipywidgets.VBox):
         free(self)
         self._selected()
 
+    def __repr__(self) -> str:
+        name = getattr(self.session, "name", "") or getattr(self.session, "id", "")
+        order = "no ticks yet" if self.editor is None else str(self.order or "no whole order")
+        return f"<Terminal {name}, {self.mode}: {order}; {self.board!r}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        """The widget, and for a page without a kernel what it showed last."""
+        found = super()._repr_mimebundle_(**kwargs)
+        data = found[0] if isinstance(found, tuple) else found
+        editor = "" if self.editor is None else self.editor._still()
+        return {**(data or {}), "text/plain": repr(self), "text/html": f"<div>{editor}{self.board.picture()}</div>"}
+
     def settle(self, timeout: float = 30.0) -> bool:
         """Wait until everything that was asked for so far is done and shown; False if `timeout` seconds passed first."""
         return self.hub.settle(timeout)

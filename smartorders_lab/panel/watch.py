@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import SmartOrdersError
 from ..fields import Distance, target
+from ..looks import decimals
 from ..times import instant_ns
 from .parts import DOTS, Hub, dot_html, level_dots, progress, status_dot, text_of
 
@@ -68,6 +69,8 @@ class Watch:
             self._take(session.state(), True)
         except SmartOrdersError as error:
             self._failed(error)
+            if self.over:
+                self._take_last(self._last())
 
     def close(self) -> None:
         """Hear no more."""
@@ -158,6 +161,8 @@ class Watch:
         self._asking = False
         numbers: list[int] = []
         ticks = None
+        if error is not None and self.over and not self.final:
+            self.hub.ask(self._last, self._stood)
         if error is None:
             state, whole, ticks, at = found
             numbers = self._take(state, whole)
@@ -174,6 +179,32 @@ class Watch:
         self._news(numbers, ticks, None if lost else told)
         if self._again:
             self.hub.later("pull", self.pull)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is a session of this process that has stopped."""
+        return self.local and getattr(self.session, "status", "") == "stopped"
+
+    def _last(self) -> dict[str, Any] | None:
+        """How a session stood when it stopped; None if that is not known."""
+        try:
+            found: dict[str, Any] = self.session.last_state()
+        except Exception as error:  # one that has failed may have left anything behind
+            log.warning("the last state of %s cannot be told: %s", self.name, error)
+            return None
+        return found
+
+    def _take_last(self, state: dict[str, Any] | None) -> list[int]:
+        """Show that, and still that it is over."""
+        if state is None:
+            return []
+        status, error = self.status, self.error
+        numbers = self._take(state, True)
+        self.status, self.error = status, error
+        return numbers
+
+    def _stood(self, state: dict[str, Any] | None, error: BaseException | None) -> None:
+        self._news(self._take_last(state), None, [])
 
     def _take(self, state: dict[str, Any], whole: bool) -> list[int]:
         if whole:
@@ -235,13 +266,13 @@ FEEDS: dict[str, tuple[str, str, str, str]] = {
         "cancelled",
         "warn",
         "closed",
-        "This session is closed: nothing watches its orders. Start it again and run the cell.",
+        "This session is closed: nothing watches its orders. They are shown as they stood then; start it again and run the cell.",
     ),
     "closed": (
         "cancelled",
         "warn",
         "closed",
-        "This session is closed: nothing watches its orders. Start it again and run the cell.",
+        "This session is closed: nothing watches its orders. They are shown as they stood then; start it again and run the cell.",
     ),
     "failed": ("error", "bad", "FAILED", "FAILED: the session has stopped, nothing watches its orders."),
 }
@@ -431,7 +462,8 @@ def log_line(change: Mapping[str, Any]) -> dict[str, Any]:
     """A change as a line of the log."""
     role = (change["role"] or "").replace("_", " ")
     kind = change["kind"]
-    said = f"{kind.replace('_', ' ')} · {role}" if role and role != "none" else kind.replace("_", " ")
+    word = kind.replace("_", " ")
+    said = f"{word} · {role}" if role not in ("", "none", word) else word
     names = {
         "filled": "filled",
         "held": "filled",
@@ -448,7 +480,7 @@ def log_line(change: Mapping[str, Any]) -> dict[str, Any]:
     }
     level = change["level"]
     return {
-        "at": change["ts"][:23].rstrip("Z").replace("T", " "),
+        "at": moment(change["ts"]),
         "what": said,
         "dot": names.get(kind, "created"),
         "hot": kind in ("alert", "rejected", "action_refused"),
@@ -461,13 +493,20 @@ def log_line(change: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def moment(text: str) -> str:
+    """A time as a session writes it, to the millisecond: in a column, all are as long."""
+    whole, _, rest = text.rstrip("Z").partition(".")
+    return f"{whole.replace('T', ' ')}.{rest[:3]:0<3}"
+
+
 def told(change: Mapping[str, Any]) -> str:
     """A change in a few words."""
-    role = (change["role"] or "").replace("_", " ")
+    kind, role = change["kind"].replace("_", " "), (change["role"] or "").replace("_", " ")
     level = change["level"]
     which = f" {level + 1}" if level is not None and level >= 0 and role in ("take profit", "entry") else ""
     price = f" at {change['price']}" if change["price"] else ""
-    return f"{role}{which} {change['kind'].replace('_', ' ')}{price}".strip()
+    what = kind if role in ("none", kind) else f"{role}{which} {kind}".strip()
+    return f"{what}{price}"
 
 
 def entry_words(order: Mapping[str, Any]) -> str:
@@ -489,7 +528,7 @@ def difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[st
 
 def digits_of(market: Mapping[str, Any]) -> int:
     """Decimals of a market's prices."""
-    return max(-int(Decimal(market["price_increment"]).normalize().as_tuple().exponent), 0)
+    return decimals(Decimal(market["price_increment"]))
 
 
 def fixed(text: Any, digits: int | None) -> str | None:

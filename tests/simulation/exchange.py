@@ -49,6 +49,7 @@ class Exchange:
         self.world, plan = world, world.plan
         self.request_expiry_ns, self.visibility_lag_ns = plan.expiry, plan.lag
         self.live = plan.live
+        self.tells_all = False
         self.ledger = Ledger(plan.fills, plan.balances, world.checks.changed)
         self.wire: list[tuple[int, int, Submit | Cancel]] = []
         """Requests that are on their way: when they arrive, a count, what they are."""
@@ -73,6 +74,9 @@ class Exchange:
         self, symbol: str, ts: np.ndarray, price: np.ndarray, buy: np.ndarray, sell: np.ndarray, size: np.ndarray | None
     ) -> tuple[int, Sequence[tuple[str, int, int, bool]]]:
         return (len(ts), []) if self.live else self.ledger.due(symbol, ts, price, buy, sell, size)
+
+    def know(self, *_: object) -> None:
+        self.ledger.know(*_)  # type: ignore[arg-type]
 
     def together(self) -> AbstractContextManager[None]:
         return self.ledger.together()

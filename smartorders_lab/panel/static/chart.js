@@ -1036,15 +1036,39 @@ class View {
     this.schedule();
   }
 
-  /** The scale that shows the price, and the lines that are not so far off that the price would be flat. */
+  /** The points of a path that are there for what is shown. */
+  pointsOf(path) {
+    const { fine } = path;
+    const useFine = fine && !path.raw && fine.from <= this.start && fine.to >= Math.min(this.end, path.end) && fine.count === path.count;
+    return useFine ? fine : path;
+  }
+
+  /** Lowest and highest price of each path in the window: [[low, high], …]. */
+  reaches() {
+    const found = [];
+    for (const path of this.store.paths.values()) {
+      const { t, p } = this.pointsOf(path);
+      if (!t.length || t[0] > this.end || path.end < this.start) continue;
+      let [low, high] = [Infinity, -Infinity];
+      for (let i = Math.max(0, lowerBound(t, this.start, t.length) - 1); i < t.length && t[i] <= this.end; i++) {
+        low = Math.min(low, p[i]);
+        high = Math.max(high, p[i]);
+      }
+      if (low <= high) found.push([low, high]);
+    }
+    return found;
+  }
+
+  /** The scale that shows the price, and the lines and paths that are not so far off that the price would be flat. */
   fitScale(low, high) {
     const scale = this.scale;
     if (scale.manual || this.drag || !(low <= high)) return;
     const span = high - low || Math.max(Math.abs(high) * 1e-4, this.step);
     const most = span * (this.mode === "home" ? 20 : 6);
-    const away = (line) => Math.max(low - line.price, line.price - high);
-    for (const line of [...this.lines].sort((a, b) => away(a) - away(b))) {
-      const [a, b] = [Math.min(low, line.price), Math.max(high, line.price)];
+    const wanted = [...this.lines.map((line) => line.price), ...this.reaches().flat()];
+    const away = (price) => Math.max(low - price, price - high);
+    for (const price of wanted.sort((a, b) => away(a) - away(b))) {
+      const [a, b] = [Math.min(low, price), Math.max(high, price)];
       if (b - a <= most) [low, high] = [a, b];
     }
     const room = Math.max((0.07 + 16 / this.plot.h) * (high - low), this.step, Math.abs(high) * 1e-9);
@@ -1512,9 +1536,7 @@ class View {
   paintPaths(c) {
     const style = { stop: ["stop", []], mark: ["mark", [5, 3]], other: ["other", [8, 3, 2, 3]] };
     for (const path of this.store.paths.values()) {
-      const fine = path.fine;
-      const useFine = fine && !path.raw && fine.from <= this.start && fine.to >= Math.min(this.end, path.end) && fine.count === path.count;
-      const { t, p } = useFine ? fine : path;
+      const { t, p } = this.pointsOf(path);
       const n = t.length;
       let i = Math.max(0, lowerBound(t, this.start, n) - 1);
       const [kind, dash] = style[path.kind] ?? style.other;

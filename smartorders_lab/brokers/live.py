@@ -1,0 +1,364 @@
+"""LiveBroker: child orders of a session at a real exchange.
+
+    broker = LiveBroker(venue, guard)
+    broker.begin(spawn, hear)          # where its work runs, and who is told what comes of it
+    broker.submit(submit)              # returns at once; what becomes of it is heard later
+
+Each child has one worker: it creates the order, then follows it until it is over. What it tells is read from the exchange each time anew
+(`Venue.find`); private streams only wake it up. It tells a child as absent only when its last request can no longer arrive, and as over
+only when every trade of it has been told, so that whoever hears it can believe it.
+
+Whether a request of unknown outcome is repeated under its client id or, once it is proven absent, under a new one, is the rule of the
+exchange: Bybit never takes an id twice and Coinbase gives the first order back, so there the id itself keeps a repetition from being a
+second order. The others forget the id of an order that is over, some at once: there the proof comes first, and a new id lets both be
+looked up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..errors import ExchangeError, StoreError, short
+from ..instrument import Instrument
+from ..messages import Cancel, Report, Submit, What
+from .guard import Guard, exposure
+from .venues import SECOND_NS, Failed, Fate, Fill, Truth, Venue, Wanted
+
+if TYPE_CHECKING:
+    from ..book import Book
+
+SHORTEST_S, LONGEST_S = 0.05, 2.0
+"""Pauses between looks at an order that works, if nothing wakes them; twice as long each time."""
+GIVE_UP_S = 30.0
+"""How long a request that the exchange does not take (too many, clock, no connection) is sent again."""
+CANCEL_S = 2.0
+"""How long after a cancel that came to nothing the next one is sent."""
+
+
+Reports = list[Report]
+
+
+log = logging.getLogger(__name__)
+
+
+class Pauses(Protocol):
+    """Where workers wait."""
+
+    async def pause(self, seconds: float, key: str) -> None:
+        """Wait, or until `key` is woken."""
+
+    def wake(self, key: str) -> None:
+        """Let who waits for `key` go on."""
+
+
+class _Child:
+    """One order: what was asked for, and how far it is."""
+
+    def __init__(self, submit: Submit, since_ms: int, sent_ns: int):
+        self.submit, self.since_ms, self.sent_ns = submit, since_ms, sent_ns
+        self.id = ""
+        self.price: Decimal | None = None
+        self.accepted = self.recalled = self.over = self.busy = self.asked = False
+        self.fills: set[str] = set()
+        self.cancel_ns = 0
+        self.wakes = 0
+
+
+class LiveBroker:
+    """Children at a real exchange. Raises StoreError for what the exchange says that cannot be true.
+
+    `slippage_cap`: how far from the last price a purchase at market may go. `clock`: ns that nobody sets.
+    """
+
+    tells_all = True
+    patience_s = 300.0
+    """How long a start waits until it is known what became of what was under way."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        guard: Guard,
+        pauses: Pauses,
+        slippage_cap: Decimal = Decimal("0.01"),
+        clock: Callable[[], int] = time.monotonic_ns,
+    ):
+        self.venue, self.guard, self.pauses, self.cap, self.clock = venue, guard, pauses, slippage_cap, clock
+        self.request_expiry_ns, self.visibility_lag_ns = venue.request_expiry_ns, venue.visibility_lag_ns
+        self._children: dict[str, _Child] = {}
+        self._instruments: dict[str, Instrument] = {}
+        self._last: dict[str, Decimal] = {}
+        self._spawn: Callable[[Coroutine[Any, Any, None]], Any]
+        self._hear: Callable[[Reports], None]
+
+    def begin(self, spawn: Callable[[Coroutine[Any, Any, None]], Any], hear: Callable[[Reports], None]) -> None:
+        """From now on work runs where `spawn` puts it, and reports go to `hear`."""
+        self._spawn, self._hear = spawn, hear
+
+    async def open(self) -> None:
+        """Learn the exchange's markets and its clock. Raises ExchangeError."""
+        try:
+            await self.venue.open()
+        except Failed as failed:
+            raise ExchangeError(
+                f"{self.venue.name}: cannot be traded on: {failed.reason}; see `smartorders doctor`"
+            ) from None
+
+    def settled(self, book: Book) -> None:
+        """It is known what became of everything: from here limits count."""
+        self.guard.begin(*exposure(book))
+
+    async def end(self) -> None:
+        """No more requests."""
+        await self.venue.close()
+
+    def close(self) -> None:
+        """Nothing more: what it knows is at the exchange, and in the journal."""
+
+    # ------------------------------------------------------------------------------------------------ what a book asks
+
+    def list(self, instrument: Instrument) -> None:
+        """Trade a market here."""
+        self._instruments[instrument.symbol] = instrument
+
+    def tick(self, symbol: str, number: int, ts: int, price: int, buy: int, sell: int, size: float | None) -> None:
+        """Where the market is, in the eyes of the session."""
+        self._last[symbol] = self._instruments[_market(symbol)].price(price)
+
+    def due(
+        self, symbol: str, ts: np.ndarray, price: np.ndarray, buy: np.ndarray, sell: np.ndarray, size: np.ndarray | None
+    ) -> tuple[int, Sequence[tuple[str, int, int, bool]]]:
+        """Nothing: what happens to a child is reported."""
+        return len(ts), []
+
+    def together(self) -> AbstractContextManager[None]:
+        """The exchange keeps its own books."""
+        return contextlib.nullcontext()
+
+    def match(self, client_id: str) -> Reports:
+        """Nothing: what happens to a child is reported."""
+        return []
+
+    def submit(self, submit: Submit) -> Reports:
+        """Have a child created; REJECTED at once if the guard rails do not let it pass."""
+        if submit.client_id in self._children:
+            return self.query(submit.client_id)
+        refusal = self.guard.refusal(submit, self._instrument(submit), self._last.get(submit.symbol))
+        if refusal:
+            return [Report(submit.client_id, What.REJECTED, reason=refusal)]
+        child = self._children[submit.client_id] = _Child(submit, self.venue.now_ms(), self.clock())
+        self._put_to_work(child, True)
+        return []
+
+    def cancel(self, cancel: Cancel) -> Reports:
+        """Have a child taken back."""
+        child = self._children.get(cancel.client_id)
+        if child is None:
+            return [Report(cancel.client_id, What.UNKNOWN)]
+        child.recalled = True
+        self._put_to_work(child, False)
+        return []
+
+    def query(self, client_id: str) -> Reports:
+        """Have a child looked up."""
+        child = self._children.get(client_id)
+        if child is None:
+            return [Report(client_id, What.UNKNOWN)]
+        child.asked = True
+        self._put_to_work(child, False)
+        return []
+
+    def know(self, submit: Submit, id: str, fills: Iterable[str]) -> None:
+        """A child of an earlier start, its id at the exchange if that was heard, and the trades that have been told."""
+        child = self._children[submit.client_id] = _Child(submit, submit.sent // 1_000_000, self.clock())
+        child.id, child.accepted, child.fills = id, bool(id), set(fills)
+
+    # ------------------------------------------------------------------------------------------------ workers
+
+    def touched(self, client_id: str) -> None:
+        """A stream says that something has happened to a child."""
+        child = self._children.get(client_id)
+        if child is not None and not child.over:
+            self._put_to_work(child, False)
+
+    def _put_to_work(self, child: _Child, create: bool) -> None:
+        child.wakes += 1
+        if child.busy:
+            self.pauses.wake(child.submit.client_id)
+        elif not child.over:
+            child.busy = True
+            self._spawn(self._work(child, create))
+
+    async def _work(self, child: _Child, create: bool) -> None:
+        try:
+            if not create or await self._create(child):
+                await self._follow(child)
+        finally:
+            child.busy = False
+
+    async def _create(self, child: _Child) -> bool:
+        """Have the exchange take a child; False if that is settled: it does not."""
+        begin, pause = self.clock(), SHORTEST_S
+        while True:
+            halted = self.guard.halted
+            if child.recalled or halted or self.clock() > begin + GIVE_UP_S * SECOND_NS:
+                # up to here every request is known not to have been carried out
+                what = What.CANCELLED if child.recalled else What.REJECTED
+                self._tell(
+                    child, [Report(child.submit.client_id, what, reason=halted or "it could not be sent in time")], True
+                )
+                return False
+            child.sent_ns = self.clock()
+            try:
+                child.id = await self.venue.create(self._wanted(child))
+            except Failed as failed:
+                log.info("%s: not created (%s): %s", child.submit.client_id, failed.fate, failed)
+                child.sent_ns = self.clock()
+                self.guard.failed(failed)
+                if failed.fate is Fate.REFUSED:
+                    reason = f"insufficient funds: {failed.reason}" if failed.poor else failed.reason
+                    self._tell(child, [Report(child.submit.client_id, What.REJECTED, reason=reason)], True)
+                    return False
+                if failed.fate is Fate.EXISTS:
+                    return True
+                if failed.fate is Fate.UNSURE:
+                    if not self.venue.facts.repeat:
+                        return True
+                    if not await self._repeat(child):
+                        return True
+            else:
+                self.guard.worked()
+            if child.id:
+                child.accepted = True
+                self._tell(child, [Report(child.submit.client_id, What.ACCEPTED, fill_id=child.id)])
+                return True
+            await self.pauses.pause(pause, child.submit.client_id)
+            pause = min(2 * pause, LONGEST_S)
+
+    async def _repeat(self, child: _Child) -> bool:
+        """Send a request of unknown outcome again under its id, where that cannot make a second order, until its outcome is known.
+
+        Returns whether it is known that the exchange has not taken any of them.
+        """
+        pause = SHORTEST_S
+        while True:
+            await self.pauses.pause(pause, child.submit.client_id)
+            pause = min(2 * pause, LONGEST_S)
+            if self.guard.halted:
+                return False  # what it came to has to be looked up
+            child.sent_ns = self.clock()
+            try:
+                child.id = await self.venue.create(self._wanted(child))
+                return True
+            except Failed as failed:
+                child.sent_ns = self.clock()
+                if failed.fate in (Fate.EXISTS, Fate.REFUSED):
+                    return False  # a refusal says nothing of the first request
+            if self.clock() > child.sent_ns + GIVE_UP_S * SECOND_NS:
+                return False
+
+    async def _follow(self, child: _Child) -> None:
+        """Look at a child until it is over, or proven absent."""
+        submit, pause, seen = child.submit, SHORTEST_S, child.wakes
+        while not child.over:
+            if child.recalled and self.clock() >= child.cancel_ns:
+                child.cancel_ns = self.clock() + int(CANCEL_S * SECOND_NS)
+                with contextlib.suppress(Failed):  # whatever it says, the look that follows says what it came to
+                    await self.venue.cancel(_market(submit.symbol), submit.client_id, child.id)
+            sure = True
+            try:
+                truth = await self.venue.find(_market(submit.symbol), submit.client_id, child.id, child.since_ms)
+            except Failed as failed:
+                log.info("%s: not looked up: %s", submit.client_id, failed)
+                truth, sure = None, False
+            if truth is not None:
+                self._told(child, truth)
+            elif sure and self.clock() >= child.sent_ns + self.request_expiry_ns + self.visibility_lag_ns:
+                if child.accepted:  # some exchanges forget an order that is over and unfilled within hours
+                    self._tell(
+                        child, [Report(submit.client_id, What.CANCELLED, reason="the exchange has forgotten it")], True
+                    )
+                else:
+                    self._tell(child, [Report(submit.client_id, What.ABSENT)])
+                return
+            if child.over:
+                return
+            if child.wakes != seen:
+                seen, pause = child.wakes, SHORTEST_S
+            await self.pauses.pause(pause, submit.client_id)
+            pause = min(2 * pause, LONGEST_S)
+
+    def _wanted(self, child: _Child) -> Wanted:
+        submit, instrument = child.submit, self._instrument(child.submit)
+        side = "buy" if submit.side > 0 else "sell"
+        amount = instrument.quantity(submit.quantity)
+        market = submit.limit is None
+        if not market:
+            child.price = instrument.price(submit.limit)  # type: ignore[arg-type]
+        elif submit.side > 0 and child.price is None:
+            most = self._last[submit.symbol] * (1 + self.cap)
+            child.price = instrument.price(int(most // instrument.price_increment))
+        sent_ms = self.venue.now_ms() if not self.venue.facts.repeat else child.since_ms
+        return Wanted(
+            submit.client_id, _market(submit.symbol), side, amount, child.price, sent_ms, ioc=market and submit.side > 0
+        )
+
+    # ------------------------------------------------------------------------------------------------ what is told
+
+    def _told(self, child: _Child, truth: Truth) -> None:
+        """Tell what is new of what the exchange says."""
+        submit = child.submit
+        reports = []
+        child.id = truth.id
+        if child.asked or not child.accepted:  # who has asked hears also that there is nothing new
+            child.accepted, child.asked = True, False
+            reports.append(Report(submit.client_id, What.ACCEPTED, fill_id=truth.id))
+        for fill in truth.fills:
+            if fill.id not in child.fills:
+                child.fills.add(fill.id)
+                reports.append(self._filled(submit, fill))
+        whole = truth.filled == self._instrument(submit).quantity(submit.quantity)
+        over = whole or not truth.open
+        if over and not whole:
+            what = What.REJECTED if truth.rejected else What.CANCELLED
+            reports.append(Report(submit.client_id, what, reason=truth.rejected))
+        if reports or over:
+            self._tell(child, reports, over)
+
+    def _filled(self, submit: Submit, fill: Fill) -> Report:
+        instrument = self._instrument(submit)
+        quantity = fill.amount / instrument.quantity_increment
+        if quantity != int(quantity):
+            raise StoreError(
+                f"{submit.client_id}: trade {short(fill.id)} of {fill.amount} is no multiple of {instrument.quantity_increment}; "
+                "look at the account before going on"
+            )
+        price = round(fill.price / instrument.price_increment)
+        fees = tuple((currency, str(cost)) for currency, cost in fill.fees)
+        return Report(
+            submit.client_id, What.FILLED, fill.ts, price, int(quantity), int(fill.liquidity), fill.id, "", fees
+        )
+
+    def _tell(self, child: _Child, reports: Reports, over: bool = False) -> None:
+        child.over = child.over or over
+        for report in reports:
+            if report.what is What.FILLED:
+                self.guard.filled(child.submit, self._instrument(child.submit), report.price, report.quantity)
+        if child.over:
+            self.guard.over(child.submit)
+        self._hear(reports)
+
+    def _instrument(self, submit: Submit) -> Instrument:
+        return self._instruments[_market(submit.symbol)]
+
+
+def _market(symbol: str) -> str:
+    """The market that a book's name of it is traded on: without what is watched there."""
+    return symbol.partition("@")[0]

@@ -1,0 +1,145 @@
+"""Live trading: the same session, with child orders at a real exchange.
+
+    with so.live("binance", store="live.duckdb", confirm="live", limits={"symbols": ["SOL/USDT"], "max_order": 50, ...}) as session:
+        session.place(order)
+        session.halt()
+
+Nothing happens by default: keys have to be there, limits be given, and `confirm="live"` be said. A start finds out what became of every
+order that was under way before it takes a price or a command; if it cannot, it stops and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from .book import FORMAT
+from .brokers.guard import Guard, Limits
+from .brokers.live import LiveBroker
+from .brokers.venues import ALIASES, FACTS, Venue, connect
+from .errors import SpecError
+from .fields import fraction
+from .fills import FillModel
+from .keys import Keys
+from .recorder import Recorder
+from .session import Feed, Session, _journal
+from .times import duration_ns
+
+FEES_IN_BASE = frozenset({"binance", "bybit", "okx", "gate", "bitget"})
+"""Exchanges that take the fee of a purchase out of what is bought."""
+
+
+class AsyncPauses:
+    """Pauses of a running event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Event] = {}
+
+    async def pause(self, seconds: float, key: str) -> None:
+        """Wait, or until `key` is woken."""
+        event = self._waiting.setdefault(key, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        self._waiting.pop(key, None)
+
+    def wake(self, key: str) -> None:
+        """Let who waits for `key` go on."""
+        if key in self._waiting:
+            self._waiting[key].set()
+
+
+def live(
+    exchange: str,
+    *,
+    store: Any,
+    limits: Limits | Mapping[str, Any],
+    confirm: str = "",
+    name: str = "",
+    keys: Keys | None = None,
+    profile: str = "",
+    feed: Feed | None = None,
+    fills: FillModel | Mapping[str, Any] | None = None,
+    slippage_cap: Any = "1%",
+    poll_interval: Any = None,
+    outlier: Any = "5%",
+    keep_ticks: Any = None,
+    client: Callable[[], Any] | None = None,
+    **options: Any,
+) -> Session:
+    """A session that trades at `exchange`, with money. As `paper`, and:
+
+    `confirm`: has to be "live". `limits`: what may be opened (see brokers.guard.Limits). `keys`: None: from the keyring or the
+    environment (see keys.Keys.find, with `profile`). `fills`: the fees that are reckoned with, and their currency. `slippage_cap`: how
+    far from the last price a purchase at market may go. While the file `<store>.STOP` is there nothing is sent. `client`: makes a
+    ccxt.pro client to trade with, in place of one with the keys. Raises SmartOrdersError.
+    """
+    venue_name = ALIASES.get(exchange, exchange)
+    if venue_name not in FACTS:
+        raise SpecError.one("exchange", exchange, "is not one that can be traded on", f"take one of {', '.join(FACTS)}")
+    if confirm != "live":
+        raise SpecError.one(
+            "confirm", confirm, "live trading has to be confirmed", 'add confirm="live", or use so.paper(...)'
+        )
+    if store is None:
+        raise SpecError.one(
+            "store", store, "a live session has to outlive its process", 'give a file: store="live.duckdb"'
+        )
+    checked = limits if isinstance(limits, Limits) else _limits(limits)
+    try:
+        cap = fraction(slippage_cap)
+        poll = 0 if poll_interval in (None, 0) else duration_ns(poll_interval)
+    except ValueError as error:
+        raise SpecError.one(
+            "slippage_cap or poll_interval", [slippage_cap, poll_interval], str(error), 'write "1%", "500ms"'
+        ) from None
+    if not 0 < cap < 1:
+        raise SpecError.one("slippage_cap", slippage_cap, "must be between 0 and 100 %", 'write "1%"')
+    base = {"fee_maker": "0.1%", "fee_taker": "0.1%", "fee_currency": "base" if venue_name in FEES_IN_BASE else "quote"}
+    model = fills if isinstance(fills, FillModel) else FillModel(**{**base, **(fills or {})})
+    if model.latency or model.participation is not None:
+        raise SpecError.one("fills", model, "latency and participation are the exchange's own here", "give fees only")
+    if feed is None:
+        from .feeds.live import LiveFeed
+
+        feed = LiveFeed(venue_name, **options)
+    elif options:
+        raise SpecError.one(
+            next(iter(options)), options, "is an option of a live feed", "leave it out, or set it on the feed"
+        )
+    meta = {
+        "format": FORMAT,
+        "mode": "live",
+        "exchange": venue_name,
+        "fills": model.to_dict(),
+        "poll_ns": poll,
+        "outlier": None if outlier is None else str(outlier),
+        "balances": None,
+    }
+    if client is None:
+        client = partial(connect, venue_name, keys or Keys.find(venue_name, profile))
+    name = name or f"live {venue_name}"
+    asked = (
+        {"mode", "exchange"}
+        | ({"fills"} if fills is not None else set())
+        | ({"poll_ns"} if poll_interval is not None else set())
+    )
+    journal, opened = _journal(store, name, meta, asked)
+    guard = Guard(checked, f"{opened.path}.STOP")
+    broker = LiveBroker(Venue(venue_name, client), guard, AsyncPauses(), cap)
+    return Session(journal, broker, feed, opened, None if keep_ticks is None else Recorder(keep_ticks))
+
+
+def _limits(given: Mapping[str, Any]) -> Limits:
+    """Limits from plain data, each named if it is missing or unknown."""
+    names = list(Limits.__dataclass_fields__)
+    for key in given:
+        if key not in names:
+            raise SpecError.one(f"limits.{key}", given[key], "is not a limit", f"there is {', '.join(names)}")
+    for key in names:
+        if key not in given:
+            raise SpecError.one(f"limits.{key}", None, "is missing", "there is no default: say what may be opened")
+    return Limits(**given)
