@@ -33,7 +33,7 @@ from .instrument import Instrument
 from .journal import Entry, Journal, MemoryJournal
 from .lower import absolute_prices, lower_fills
 from .machine import EMPTY_TREE, read_only
-from .messages import Block, What
+from .messages import Block, Report, What
 from .packing import unpack_ticks
 from .rows import EVENT, LATE, NONE, ORDER, OUTCOME, Ask, Kind, Reason, Role, Status, table
 from .spec import SmartOrder, living_order
@@ -374,7 +374,8 @@ class _Story:
 def _wrong(ask: int, reports: list[list[Any]]) -> list[str]:
     """What an answer holds that replay's venue would not say."""
     texts = []
-    for _, what, *_, reason in reports:
+    for report in (Report(*each) for each in reports):
+        what, reason = report.what, report.reason
         if what not in _EXPECTS:
             texts.append(
                 {"unknown": "nobody knew whether it had arrived", "absent": "it had not arrived"}.get(what, what)

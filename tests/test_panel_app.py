@@ -124,7 +124,9 @@ def test_nothing_is_asked_while_the_order_is_not_whole(session: so.Session) -> N
     try:
         editor = terminal.editor
         assert editor is not None
-        editor._typed("stop_loss.target", "<b>105</b>")
+        assert editor.settle()
+        assert terminal.settle()
+        editor._hub.post(editor._typed, "stop_loss.target", "<b>105</b>")
         assert editor.settle()
         assert terminal.settle()
         assert terminal.order is None

@@ -241,7 +241,7 @@ atexit.register(print, "leaving", flush=True)
     before, _, after = done.stdout.partition("leaving\n")
     assert "comm_open" in before
     assert "True True" in before
-    assert after == ""
+    assert "comm_close" not in after  # a beat may still be under way when the end begins
 
 
 def test_callbacks_are_let_free() -> None:

@@ -1020,24 +1020,21 @@ def test_zooming_asks_for_what_can_be_seen_and_no_more(bench) -> None:
     b.page.wait_for_timeout(120)
     assert b.carry() == [], "the whole is there already"
     whole = b.view()
-    for _ in range(8):
-        b.page.keyboard.press("+")
-    b.settle()
-    coarse = b.view()
-    assert coarse["to"] - coarse["from"] < (whole["to"] - whole["from"]) / 20
-    b.page.keyboard.press("ArrowLeft")
-    b.page.keyboard.press("Shift+ArrowLeft")
-    b.page.keyboard.press("Shift+ArrowLeft")
-    b.page.keyboard.press("Shift+ArrowLeft")
-    b.page.keyboard.press("Shift+ArrowLeft")
+    b.page.locator("canvas").evaluate(  # all at once: a hand that rests between two keys is answered for where it rests
+        """(at, keys) => {
+            for (const key of keys) at.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+        }""",
+        ["+"] * 8 + ["ArrowLeft"] * 3,
+    )
     b.page.wait_for_function("lab.model.sent.length > 0")
     b.settle()
     before = b.view()["drawn"]
     asked = b.carry()
     assert [m["k"] for m in asked] == ["view"]
-    span = before and b.view()["to"] - b.view()["from"]
+    span = b.view()["to"] - b.view()["from"]
+    assert span < (whole["to"] - whole["from"]) / 20
     assert asked[0]["to"] - asked[0]["from"] == pytest.approx(2 * span)
-    assert b.view()["drawn"] > 2 * before
+    assert b.view()["drawn"] > 1.5 * before
     b.page.wait_for_timeout(120)
     assert b.carry() == [], "one answer is enough"
 

@@ -884,7 +884,10 @@ class Board(ipywidgets.VBox):
             since = on
             if own is not None and on is not None and own[0] == number and own[1] <= on < own[2]:
                 since, on = own[1], own[2]  # all that has happened since is what the user did himself
-            after = int(getattr(session, kind)(number, version=on, **arguments))
+            done = getattr(session, kind)(number, version=on, **arguments)
+            after = int(
+                done["version"] if isinstance(done, dict) else done
+            )  # a session watched from elsewhere says more
             self._own = None if since is None else (number, since, after)
             return after
 
