@@ -3,7 +3,9 @@
 #     make demo        a ladder replayed from many starts: table, out/demo.html, out/demo.duckdb
 #     make test        lint, types, tests, tests without the JIT, notebooks: what CI runs
 #     make lint | types | notebooks      one of them
-#     make simulate SEEDS=10000 STEPS=1000     sessions through every fault and crash, long; KILLS=200: make kill
+#     make simulate SEEDS=10000 STEPS=1000     sessions through every fault and crash, long; BROKER=live: with the broker of live trading
+#     make kill KILLS=200                      real processes killed with -9; LIVE=--live: at eight exchanges of our own
+#     make faults                              a whole life at each exchange, with every fault at every request
 #     make clean       what was made here goes; the environment stays
 #     make distclean   and the environment too
 #
@@ -22,12 +24,14 @@ WITHOUT_JIT ?= tests/test_rules.py tests/test_kernel.py
 NOTEBOOK_TIMEOUT ?= 120
 # of the long runs
 SEEDS ?= 10000
+BROKER ?= paper
 STEPS ?= 1000
 KILLS ?= 200
+LIVE ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types tests tests-without-jit notebooks simulate kill clean distclean
+.PHONY: help demo test lint types tests tests-without-jit notebooks simulate kill faults clean distclean
 
 help:
 	@sed -n '/^#  /s/^# *//p; /^# Another/s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -56,10 +60,13 @@ notebooks: $(VENV)/.dev
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=$(NOTEBOOK_TIMEOUT) notebooks
 
 simulate: $(VENV)/.dev
-	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --steps $(STEPS) --workers $(WORKERS)
+	$(BIN)/python -m tests.simulation --broker $(BROKER) --seeds $(SEEDS) --steps $(STEPS) --workers $(WORKERS)
 
 kill: $(VENV)/.dev
-	$(BIN)/python tests/killing.py --kills $(KILLS)
+	$(BIN)/python tests/killing.py $(LIVE) --kills $(KILLS)
+
+faults: $(VENV)/.dev
+	$(BIN)/python tests/live_faults.py
 
 clean:
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -61,6 +61,7 @@ _HOME = {
     "store": ("Store",),
     "sweeps": ("sweep",),
     "ticks": ("Ticks",),
+    "trading": ("live",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *_MODULE]
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from .store import Store
     from .sweeps import sweep
     from .ticks import Ticks
+    from .trading import live
 
 
 def __getattr__(name: str) -> Any:

@@ -487,7 +487,7 @@ class Book:
         before = (job.state, len(job.fills))
         said = job.hear(reports, self.clock(), self.proof_ns)
         if said or (job.state, len(job.fills)) != before:
-            self._note("report", [job.order, job.child, [[*report] for report in reports]])
+            self._note("report", [job.order, job.child, [report.brief() for report in reports]])
         if said:
             self._more += [(job, one) for one in said]
             self._turn(lambda: None)
@@ -764,7 +764,7 @@ class Book:
         if question.ask == Ask.SUBMIT:
             job.answered(reports)
         said = job.hear(reports, self.clock(), self.proof_ns)
-        self._note("said", [*key, int(question.ask), question.tick, [[*report] for report in reports], now])
+        self._note("said", [*key, int(question.ask), question.tick, [report.brief() for report in reports], now])
         return said
 
     def _new_job(self, question: Question, symbol: str, trigger: str) -> Job:

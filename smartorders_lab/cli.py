@@ -152,6 +152,7 @@ def _options(
     smartorders sweep plan.toml --store out/sweep
     smartorders orders runs.duckdb --status stopped
     smartorders paper plan.toml
+    smartorders live plan.toml --dry-run
     smartorders COMMAND --help
     """
     global _debug

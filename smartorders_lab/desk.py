@@ -40,8 +40,8 @@ from .rows import (
 )
 from .spec import MAX_LEVELS, SmartOrder
 
-Said = tuple[int, int, int, int]
-"""What a broker says to a question: a code of rows.Answer, price, quantity, liquidity or reason."""
+Said = tuple[int, int, int, int, int]
+"""What a broker says to a question: a code of rows.Answer, price, quantity, liquidity or reason, and what a fill has lost as in Report."""
 HEADROOM = 16
 """A price so many times the highest that is known must not overflow."""
 KEPT = 1 << 17

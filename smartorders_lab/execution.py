@@ -23,7 +23,9 @@ MISSES = 2
 """Times that a child must not be found before it counts as absent."""
 FIRST_LOOK_NS, LONGEST_LOOK_NS = 500_000_000, 30_000_000_000
 """Wait before a request of unknown outcome is looked up again; twice as long each time, up to the longest."""
-_NOTHING: Said = (Answer.NOTHING, 0, 0, 0)
+PREFIX = "so"
+"""What client ids of ours begin with."""
+_NOTHING: Said = (Answer.NOTHING, 0, 0, 0, 0)
 
 
 class State(StrEnum):
@@ -107,7 +109,7 @@ class Job:
                         f"after {self.filled} of {self.submit.quantity}; stop here and look at the account before going on"
                     )
                 self.fills[report.fill_id] = report.quantity
-                said.append((Answer.FILL, report.price, report.quantity, report.liquidity))
+                said.append((Answer.FILL, report.price, report.quantity, report.liquidity, report.lost))
                 if self.filled == self.submit.quantity:
                     self.state = State.DONE
             elif report.what == What.ACCEPTED:
@@ -115,10 +117,10 @@ class Job:
                 self.venue_id = report.fill_id or self.venue_id
             elif report.what == What.CANCELLED:
                 self.state = State.DONE
-                said.append((Answer.CANCELLED, 0, 0, 0))
+                said.append((Answer.CANCELLED, 0, 0, 0, 0))
             elif report.what == What.REJECTED:
                 self.state = State.REJECTED
-                said.append((Answer.REJECTED, 0, 0, reason_of(report.reason)))
+                said.append((Answer.REJECTED, 0, 0, reason_of(report.reason), 0))
             elif report.what == What.ABSENT and self.state is State.UNKNOWN:
                 self.misses += now_ns >= self.sent_ns + proof_ns
         return said
@@ -150,7 +152,7 @@ def client_id(session: str, order: int, child: int, attempt: int) -> str:
     for _ in range(16):
         number, digit = divmod(number, 36)
         text += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
-    return f"so{text}"
+    return f"{PREFIX}{text}"
 
 
 def first(said: list[Said]) -> Said:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cli import _console, _say, _UsageError
 from .errors import PlanError, Problem, SmartOrdersError
+from .keys import scrub
 from .screen import OVER, change_line, pairs_line, screen
 
 if TYPE_CHECKING:
@@ -53,10 +54,13 @@ def run(
     """Place what is wanted, let go, and show what happens until it is over."""
     path = wanted.store
     assert path is not None
-    looks = sys.stdout.isatty() and not as_json
+    dry = hasattr(session.broker, "on_request")
+    looks = sys.stdout.isatty() and not as_json and not dry
     teller = _Teller(session, as_json, looks, before or 0)
     stop.wake, stop.running = teller.news.set, True
     with ExitStack() as stack:
+        if dry:
+            session.broker.on_request(teller.request)
         placed = _place(session, wanted, path)
         url = stack.enter_context(_server(session, path)).url if serve else None
         event = "begun" if before is None else "resumed"
@@ -156,6 +160,7 @@ class _Teller:
         self.news = threading.Event()
         self.living: set[int] = set()
         self._changes: SimpleQueue[list[dict[str, Any]]] = SimpleQueue()
+        self._requests: SimpleQueue[Any] = SimpleQueue()
         self._status = self._look()
 
     def begin(self) -> None:
@@ -172,12 +177,23 @@ class _Teller:
         self._status = self._look()
         self._out({"type": "session", "ts": _now(), "event": event, **facts}, event, facts)
 
+    def request(self, request: Any) -> None:
+        """A request that a dry run would send; may be called on any thread."""
+        self._requests.put(request)
+        self.news.set()
+
     def tell(self) -> None:
         """Tell what has happened since."""
+        with suppress(Empty):
+            while True:
+                facts = self._requests.get_nowait().to_dict()
+                facts = {"ts": _iso(facts.pop("ms")), **facts}
+                line = {name: value for name, value in facts.items() if self.as_json or value not in ("", {}, -1)}
+                self._out({"type": "request", **line}, "request", facts)
         look = self._look()
         if look != self._status and look[0] != "stopped":
             stale = ",".join(symbol for symbol, state in look[1] if state == "stale")
-            self.status("status", stale=stale or None)
+            self.status("status", stale=stale or None, halted=look[2] or None)
         with suppress(Empty):
             while True:
                 self._each(self._changes.get_nowait())
@@ -197,11 +213,13 @@ class _Teller:
                 self._out(line, change["kind"], facts)
 
     def _look(self) -> Any:
-        markets = self.session.book.markets
-        return self.session.status, sorted((symbol, market.state) for symbol, market in [*markets.items()])
+        markets, guard = self.session.book.markets, getattr(self.session.broker, "guard", None)
+        states = sorted((symbol, market.state) for symbol, market in [*markets.items()])
+        return self.session.status, states, "" if guard is None else guard.halted
 
     def _out(self, line: dict[str, Any] | str, event: str, facts: dict[str, Any]) -> None:
-        level = logging.WARNING if event == "alert" or facts.get("status") == "stale" else logging.INFO
+        worse = event == "alert" or facts.get("status") == "stale" or facts.get("halted")
+        level = logging.WARNING if worse else logging.INFO
         log.log(level, event, extra={"data": {"event": event, **facts}})
         if self.quiet:
             return
@@ -266,7 +284,7 @@ class _Lines(logging.Formatter):
             facts["message"] = record.getMessage()
         if record.exc_info:
             facts["error"] = self.formatException(record.exc_info)
-        return json.dumps(facts, ensure_ascii=False, default=str)
+        return scrub(json.dumps(facts, ensure_ascii=False, default=str))
 
 
 @contextmanager
@@ -292,4 +310,8 @@ def logged(path: Path) -> Iterator[None]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _iso(time.time() * 1000)
+
+
+def _iso(ms: float) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

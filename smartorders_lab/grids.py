@@ -161,7 +161,7 @@ def enter_all(rows, legs, fills, now, ticks, t):
         quantity = leg.quantity if row.planned > 0 else size_at(row, x)
         if refusal(row, fills, quantity, side * (leg.price if leg.limit else x)) == R_NONE:
             paid = base if leg.limit else market_price(base, side, -1, fills.slippage)
-            book_entry(row, legs, fills, now, paid, quantity, TAKER)
+            book_entry(row, legs, fills, now, paid, quantity, TAKER, NONE)
             one = b
     return one
 

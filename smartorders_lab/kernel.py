@@ -95,8 +95,8 @@ from .venue import limit_fill, market_price, take_volume
 
 
 @rare
-def book(row, legs, fills, now, out, j, seen, x, quantity, liquidity):
-    """Book one fill of leg `j` at `x` (the market stood at `seen`), and all that follows from it."""
+def book(row, legs, fills, now, out, j, seen, x, quantity, liquidity, lost):
+    """Book one fill of leg `j` at `x` (the market stood at `seen`), and all that follows from it; `lost` as in book_entry."""
     leg = legs[j]
     leg.filled += quantity
     leg.spent += row.side * x * quantity
@@ -110,10 +110,10 @@ def book(row, legs, fills, now, out, j, seen, x, quantity, liquidity):
         watch_price(row, seen)
     role = leg.role
     if role == ENTRY or role == ADD:
-        book_entry(row, legs, fills, now, x, quantity, liquidity)
+        book_entry(row, legs, fills, now, x, quantity, liquidity, lost)
         emit(row, now, out, FILLED, role, leg.number, x, quantity, liquidity, R_NONE)
     else:
-        book_exit(row, now, x, quantity, liquidity)
+        book_exit(row, legs, fills, now, x, quantity, liquidity, lost)
         if role == TAKE_PROFIT:
             if leg.mark != NONE:
                 role = TRAILING_TP
@@ -190,11 +190,14 @@ def hear(row, legs, fills, now, out, j):
     told = now.answers[k, 0]
     if told == TOLD_FILL:
         row.refused = 0
-        book(row, legs, fills, now, out, j, now.x, row.side * now.answers[k, 1], now.answers[k, 2], now.answers[k, 3])
+        x, quantity = row.side * now.answers[k, 1], now.answers[k, 2]
+        book(row, legs, fills, now, out, j, now.x, x, quantity, now.answers[k, 3], now.answers[k, 4])
     elif told == TOLD_CANCELLED:
         unasked = leg.cancel_due == NONE
         cancel_leg(row, legs, now, out, j)
         give_back(row, legs, j)
+        if unasked and leg.role == ENTRY and row.bought == 0:
+            row.reason = R_REJECTED
         if unasked and leg.role != ENTRY and leg.role != ADD and leg.role != REDUCE:
             back_off(row, now)
     elif told == TOLD_REJECTED:
@@ -258,7 +261,7 @@ def match_at(row, legs, fills, now, out, j, x, arriving):
         return
     quantity = take_volume(now, leg.quantity - leg.filled)
     if quantity > 0:
-        book(row, legs, fills, now, out, j, seen, price, quantity, liquidity)
+        book(row, legs, fills, now, out, j, seen, price, quantity, liquidity, NONE)
 
 
 @rare
@@ -372,7 +375,7 @@ def start(row, legs, fills, now, out):
         leg.spent = row.side * leg.x * leg.quantity
         leg.triggered_ts = row.created
         leg.filled_ts = row.created
-        book_entry(row, legs, fills, now, leg.x, leg.quantity, 0)
+        book_entry(row, legs, fills, now, leg.x, leg.quantity, 0, NONE)
         emit(row, now, out, HELD, ENTRY, -1, leg.x, leg.quantity, 0, R_NONE)
     now.ts = at
 

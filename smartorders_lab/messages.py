@@ -7,9 +7,11 @@ instrument's increments, as in the engine.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from .rows import NONE
 
 
 class Block(NamedTuple):
@@ -32,7 +34,7 @@ class Block(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What a feed has to say beside ticks: `what` is `live`, `stale`, `gap`, `dropped` or `error`."""
+    """What a feed has to say beside ticks: `what` is `live`, `stale`, `gap`, `dropped` or `error`; of an account `account` or `orphan`."""
 
     symbol: str
     what: str
@@ -89,7 +91,8 @@ class What(StrEnum):
 
 class Report(NamedTuple):
     """What a venue says of one child order. `fill_id` is unique for each fill at the venue, and of an order that is ACCEPTED the venue's
-    name; `liquidity` as in rows.Liquidity. `fees`: what a fill has cost, (currency, amount as text), where the venue says so.
+    name; `liquidity` as in rows.Liquidity. `fees`: what a fill has cost, (currency, amount as text), where the venue says so; `lost`: what
+    of that is base currency, in quantity increments of 1e-8, NONE: the venue does not say, and the fill model does.
     """
 
     client_id: str
@@ -101,3 +104,12 @@ class Report(NamedTuple):
     fill_id: str = ""
     reason: str = ""
     fees: tuple[tuple[str, str], ...] = ()
+    lost: int = NONE
+
+    def brief(self) -> list[Any]:
+        """As plain data, without what is at its default at the end."""
+        values, defaults = [*self], [*self._field_defaults.values()]
+        bare = len(values) - len(defaults)
+        while len(values) > bare and values[-1] == defaults[len(values) - bare - 1]:
+            values.pop()
+        return values

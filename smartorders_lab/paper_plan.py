@@ -1,4 +1,4 @@
-"""What a session on paper is begun with, read from a plan: the tables that a replay has, and one more.
+"""What a session is begun with, on paper or live, read from a plan: the tables that a replay has, and two more.
 
     [session]
     exchange = "binance"                    # without it the ticks of [ticks] are played
@@ -7,6 +7,16 @@
     poll_interval = "500ms"                 # look only at the last price of each interval
     outlier = "5%"                          # the guard against outlier prints, "none" for none
     speed = 60                              # how many times as fast recorded ticks are played; "max"
+    slippage_cap = "1%"                     # live: how far from the last price a purchase at market may go
+    profile = "second"                      # live: which keys (SMARTORDERS_BINANCE_SECOND_KEY)
+
+    [limits]                                # live: what may be opened; paper trading passes over it
+    symbols = ["SOL/USDT"]
+    max_order = 50                          # notional in quote currency: of one order,
+    max_symbol = 200                        # held and under way in one symbol,
+    max_day = 500                           # opened in one day (UTC)
+    max_orders = 5                          # that open something and work at the same time
+    max_distance = "5%"                     # of a limit from the last price
 
     [[orders]]                              # as in every plan; each is placed once, when the session begins
     [fills]
@@ -21,7 +31,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +48,7 @@ from .times import duration_text
 if TYPE_CHECKING:
     from .ticks import Ticks
 
-TABLES = ("session", "ticks", "orders", "fills", "store")
+TABLES = ("session", "limits", "ticks", "orders", "fills", "store")
 """Tables of a plan that a session takes."""
 
 
@@ -72,6 +82,8 @@ class SessionTable(Part):
     poll_interval: Duration | None = None
     outlier: Any = "unset"
     speed: Annotated[float | None, BeforeValidator(speed_of)] = 1.0
+    slippage_cap: Text = ""
+    profile: Text = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ class PaperPlan:
     store: Path | None = None
     name: str = ""
     source: Plan | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> PaperPlan:
@@ -103,7 +116,12 @@ class PaperPlan:
             elif close := get_close_matches(name, TABLES, 1):
                 problems.append(Problem(name, None, "is not a table of a plan", f"did you mean {close[0]}?"))
         named = {problem.path for problem in problems}
-        rest = {name: table for name, table in plan.data.items() if name not in named and name != "session"}
+        rest = {
+            name: table for name, table in plan.data.items() if name not in named and name not in ("session", "limits")
+        }
+        limits = plan.data.get("limits", {})
+        if not isinstance(limits, Mapping):
+            problems.append(Problem("limits", limits, "must be a table", "write [limits] above its fields"))
         session = SessionTable()
         given = plan.data.get("session", {})
         if isinstance(given, Mapping):
@@ -140,6 +158,7 @@ class PaperPlan:
             source.store_path,
             session.name or plan.name,
             source,
+            dict(limits),
         )
 
     def ticks(self, file: str | None = None, symbol: str | None = None) -> Ticks:

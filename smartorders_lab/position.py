@@ -225,23 +225,35 @@ def watch_price(row, x):
 
 
 @rare
-def book_entry(row, legs, fills, now, x, quantity, liquidity):
-    """A fill that adds to the position; liquidity 0 for coins that were held already."""
+def arrived(row, fills):
+    """What has arrived of what was bought: without what fees have taken of it, by the fill model or by word of the venue."""
+    maker, taker, net = row.bought_maker, row.bought_taker, row.bought
+    if fills.base_fee and row.side > 0:
+        parts = maker % SCALE * (SCALE - fills.fee_maker) + taker % SCALE * (SCALE - fills.fee_taker)
+        net -= maker + taker
+        net += maker // SCALE * (SCALE - fills.fee_maker) + taker // SCALE * (SCALE - fills.fee_taker) + parts // SCALE
+    if row.lost and row.side > 0:
+        net = max(net + -row.lost // SCALE, row.exited)
+    return net
+
+
+@rare
+def book_entry(row, legs, fills, now, x, quantity, liquidity, lost):
+    """A fill that adds to the position; liquidity 0 for coins that were held already, `lost` as in messages.Report."""
     amount = row.side * x * quantity
     row.bought += quantity
     row.cost += amount
     if liquidity == MAKER:
-        row.bought_maker += quantity
         row.cost_maker += amount
     elif liquidity == TAKER:
-        row.bought_taker += quantity
         row.cost_taker += amount
-    row.entered = row.bought
-    if fills.base_fee and row.side > 0:
-        maker, taker = row.bought_maker, row.bought_taker
-        parts = maker % SCALE * (SCALE - fills.fee_maker) + taker % SCALE * (SCALE - fills.fee_taker)
-        net = maker // SCALE * (SCALE - fills.fee_maker) + taker // SCALE * (SCALE - fills.fee_taker) + parts // SCALE
-        row.entered = row.bought - maker - taker + net
+    if lost != NONE:
+        row.lost += lost
+    elif liquidity == MAKER:
+        row.bought_maker += quantity
+    elif liquidity == TAKER:
+        row.bought_taker += quantity
+    row.entered = arrived(row, fills)
     if row.status == S_PENDING:
         row.status = S_ACTIVE
         row.reason = R_NONE
@@ -255,14 +267,18 @@ def book_entry(row, legs, fills, now, x, quantity, liquidity):
 
 
 @rare
-def book_exit(row, now, x, quantity, liquidity):
-    """A fill that takes from the position."""
+def book_exit(row, legs, fills, now, x, quantity, liquidity, lost):
+    """A fill that takes from the position; `lost` as in messages.Report."""
     amount = row.side * x * quantity
     row.exited += quantity
     row.proceeds += amount
     if liquidity == MAKER:
         row.proceeds_maker += amount
     row.last_exit = now.ts
+    if lost != NONE and lost != 0 and row.side > 0:
+        row.lost += lost
+        row.entered = arrived(row, fills)
+        assign(row, legs)
 
 
 @rare

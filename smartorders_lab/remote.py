@@ -240,6 +240,18 @@ class Remote:
         """The share link of an order."""
         return self._command("share", order=oid)
 
+    def halt(self, why: str = "halted") -> list[dict[str, Any]]:
+        """Have it send nothing to the exchange any more, until `release`; returns the orders that still live."""
+        return list(self._command("halt", why=why)["orders"])
+
+    def release(self) -> None:
+        """Have it send to the exchange again."""
+        self._command("release")
+
+    def orphans(self, cancel: bool = False) -> list[dict[str, Any]]:
+        """Orders at the exchange that bear the session's ids and that no smart order owns; with `cancel` they are taken back."""
+        return list(self._command("orphans", cancel=cancel)["orders"])
+
     def close(self) -> None:
         """Let go of the session, which goes on. Calls that still wait raise SmartOrdersError."""
         with self._news:
@@ -274,7 +286,9 @@ class Remote:
         ]
         if "mode" not in state:
             return f"<div>{escape(repr(self))}</div>"
-        mode = "paper" if state["mode"] == "paper" else f"{state['mode'].upper()}, real money"
+        mode = {"paper": "paper", "dry": "dry run, nothing is sent"}.get(
+            state["mode"], f"{state['mode'].upper()}, real money"
+        )
         return picture(
             " · ".join([f"Session {state['name']}", "in another process", mode, state["status"], *prices]),
             state["orders"],

@@ -209,6 +209,7 @@ ORDER = np.dtype(
         ("bought", "i8"),
         ("bought_maker", "i8"),
         ("bought_taker", "i8"),
+        ("lost", "i8"),
         ("entered", "i8"),
         ("exited", "i8"),
         ("cost", "i8"),
@@ -242,7 +243,7 @@ ORDER = np.dtype(
         ("last_bar", "i8"),
     ]
 )
-"""One smart order: configuration, then state."""
+"""One smart order: configuration, then state. `lost`: base currency that fees have taken by word of the venue, in increments of 1e-8."""
 
 OUTCOME = np.dtype(
     [
@@ -430,7 +431,7 @@ NOW = np.dtype(
         *[(f"ask_{name}", "i8") for name in ("leg", "child", "role", "limit", "price", "quantity")],
         ("known", "i8"),
         ("heard", "i8"),
-        ("answers", "i8", (ANSWERS, 4)),
+        ("answers", "i8", (ANSWERS, 5)),
     ]
 )
 """The moment that one order is looking at. Prices are mirrored: `x` watched, `before` the point that a continuous tick
@@ -440,7 +441,7 @@ has arrived by `ts`; `instant`: a child sent now arrives now; `late`: see LATE. 
 
 With a broker: `asked` (Ask) is a question that it has to answer before this moment can be lived through, `ask_leg` and what follows
 the child that it is about; then the moment is lived through again from the start. `known` of `answers` (code of Answer, price,
-quantity, liquidity or reason) are there, `heard` were used."""
+quantity, liquidity or reason, `lost` of a fill) are there, `heard` were used."""
 
 
 FOUND = np.dtype([(name, "i8") for name in ("tick", "x", "rate", "best", "worst", "even", "count")])

@@ -21,7 +21,7 @@ from .errors import DataError
 from .fields import plain
 from .fills import FillModel
 from .instrument import Instrument
-from .rows import NONE, Kind, LegStatus, Liquidity, Reason, Role, Status
+from .rows import NONE, SCALE, Kind, LegStatus, Liquidity, Reason, Role, Status
 from .spec import SmartOrder
 from .times import instant_text
 
@@ -159,8 +159,9 @@ def order_columns(rows: np.recarray, instrument: Instrument, fills: FillModel) -
     seen = any_ & (rows.worst <= rows.best)
     with np.errstate(divide="ignore", invalid="ignore"):
         entry, exit_price = instrument.prices(rows.cost / bought), instrument.prices(rows.proceeds / exited)
-    kept = bought - rows.bought_maker * float(fills.fee_maker) - rows.bought_taker * float(fills.fee_taker)
-    in_coins = (fills.fee_currency == "base") & (rows.side > 0)
+    in_fees = rows.lost / SCALE if "lost" in (rows.dtype.names or ()) else 0.0
+    kept = bought - in_fees - rows.bought_maker * float(fills.fee_maker) - rows.bought_taker * float(fills.fee_taker)
+    in_coins = ((fills.fee_currency == "base") | (in_fees != 0)) & (rows.side > 0)
     dust = np.where(in_coins, np.maximum(kept - rows.entered, 0.0), 0.0) * float(instrument.quantity_increment)
     gone = final & out
     return {

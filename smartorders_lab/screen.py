@@ -35,6 +35,11 @@ _STATUS = {
     "STOPPED": "red",
     "CANCELLED": "bright_black",
 }
+MODES = {
+    "live": (" LIVE: REAL MONEY ", "bold white on red"),
+    "dry": (" DRY RUN: NOTHING IS SENT ", "bold white on blue"),
+}
+"""What stands before everything else of a session that is not on paper."""
 _SESSION = {"live": "bold green", "stale": "bold white on red", "ended": "bold yellow", "stopped": "bold yellow"}
 _STALE = "STALE: no ticks come, so nothing can trigger"
 _LINE = ("order", "version", "kind", "role", "level", "price", "quantity", "status", "stop", "water_mark", "reason")
@@ -122,10 +127,15 @@ def orders_table(orders: Sequence[Mapping[str, Any]], width: int) -> Table:
 
 
 def headline(state: Mapping[str, Any]) -> Text:
-    """`paper session “ladders” (1f3a…)  LIVE`: what it is and how it is."""
-    found = Text(f"{clean(state['mode'])} session “{clean(state['name'])}” ({clean(state['session'])})  ", "bold")
+    """`paper session “ladders” (1f3a…)  LIVE`: what it is and how it is; one with money says so first."""
+    found = Text()
+    if state["mode"] in MODES:
+        found.append(*MODES[state["mode"]]).append(" ")
+    found.append(f"{clean(state['mode'])} session “{clean(state['name'])}” ({clean(state['session'])})  ", "bold")
     status = state["status"]
     found.append(f" {_STALE} " if status == "stale" else clean(status).upper(), _SESSION.get(status, "bold"))
+    if state.get("halted"):
+        found.append(" ").append(f" HALTED: {clean(state['halted'])} ", "bold white on red")
     return found
 
 

@@ -80,9 +80,14 @@ COMMANDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ("cancel", "order", "version"),
         ("refresh", "", "order"),
         ("share", "order", ""),
+        ("halt", "", "why"),
+        ("release", "", ""),
+        ("orphans", "", "cancel"),
     )
 }
 """The commands: arguments that each needs, and others that it knows."""
+SWITCHES = frozenset({"halt", "release", "orphans"})
+"""Commands to a session with money, which are no turn of its book."""
 
 log = logging.getLogger(__name__)
 _silent = logging.getLogger(f"{__name__}.http")  # what aiohttp says of a broken request may quote it, token and all
@@ -564,13 +569,23 @@ class Server:
     async def _carry_out(self, ident: str, name: str, arguments: dict[str, Any]) -> str:
         try:
             loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._workers, self._hub.command, name, arguments)
+            act = self._switch if name in SWITCHES else self._hub.command
+            result = await loop.run_in_executor(self._workers, act, name, arguments)
             return _text({"type": "answer", "id": ident, "ok": True, "result": result})
         except SmartOrdersError as error:
             return _text({"type": "answer", "id": ident, "ok": False, "error": described(error)})
         except Exception as error:
             log.exception("session %s: command %s failed", self._hub.id, name)
             return _text({"type": "answer", "id": ident, "ok": False, "error": described(_internal(error))})
+
+    def _switch(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Halt, release, orphans."""
+        call = getattr(self._hub, name, None)
+        if call is None or getattr(self._hub, "mode", "paper") == "paper":
+            rule = "is for sessions that trade at an exchange"
+            raise ActionError(str(Problem("name", name, rule, "close() ends one on paper")))
+        found = call(**arguments)
+        return {} if found is None else {"orders": found}
 
     def _keep(self, task: asyncio.Task[_T]) -> asyncio.Task[_T]:
         self._tasks.add(task)
@@ -780,6 +795,8 @@ def _command(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     for field, kinds, rule in (
         ("changes", dict, "an object"),
         ("force", bool, "true or false"),
+        ("cancel", bool, "true or false"),
+        ("why", str, "text"),
         ("spec", (dict, str), "an object or a share link"),
     ):
         if field in arguments and not isinstance(arguments[field], kinds):

@@ -32,7 +32,7 @@ from concurrent.futures import CancelledError, Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 
@@ -52,6 +52,7 @@ from .times import duration_ns, duration_text, instant_text
 if TYPE_CHECKING:
     import polars as pl
 
+    from .brokers.accounts import Account, Orphan
     from .run import Run
     from .story import Moment
 
@@ -59,10 +60,16 @@ TIMER_S = 0.25
 """How often ticks are made durable and requests of unknown outcome looked after."""
 SNAPSHOT_ENTRIES = 20_000
 """Entries of the journal after which a snapshot is taken and older ones are let go."""
+ACCOUNT_S = 30.0
+"""How long the account is asked for again where the exchange does not answer."""
 RECENT = 50_000
 """Ticks of each symbol that a session remembers for whoever draws them; the recorder keeps all."""
 _SWITCH_S = 0.001
 """While a session runs, how long Python lets a busy thread run before another has its turn; 5 ms otherwise."""
+LOOKS = 3
+"""Times that coins have to be missing before they count as gone."""
+MODES = {"paper": "paper", "live": "LIVE, real money", "dry": "dry run, nothing is sent"}
+"""How a mode is written."""
 _FAREWELL_S = 5.0
 """How long a session that is closed waits for its listeners."""
 
@@ -265,6 +272,7 @@ class Session:
         self._stopped_lines: dict[str, asyncio.Event] = {}
         self._memory: dict[str, _Memory] = {}
         self._workers: set[asyncio.Task[None]] = set()
+        self._left = False
         self._thread = threading.Thread(target=self._run, name=f"session {self.id}", daemon=True)
         self._teller = threading.Thread(target=self._tell, name=f"session {self.id} listeners", daemon=True)
         try:
@@ -298,7 +306,7 @@ class Session:
             f"{symbol} {market.get('price') or market.get('mark') or market.get('bid') or '–'}"
             for symbol, market in state["symbols"].items()
         ]
-        mode = "paper" if self.mode == "paper" else f"{self.mode.upper()}, real money"
+        mode = MODES.get(self.mode, self.mode)
         return picture(" · ".join([f"Session {self.name}", mode, state["status"], *prices]), state["orders"])
 
     # ------------------------------------------------------------------------------------------------ orders
@@ -342,14 +350,42 @@ class Session:
         return self._act(oid, "cancel", version)
 
     def refresh(self, oid: int | None = None) -> int:
-        """Look up at the broker what is under way, of one order or all; returns how many child orders that were."""
-        return int(self._do(lambda: self.book.refresh(None if oid is None else _number(oid))))
+        """Look up at the broker what is under way, of one order or all; returns how many child orders that were.
+
+        With money also what the account holds: if it lacks what orders hold, nothing is sent any more until `release`.
+        """
+        many = int(self._do(lambda: self.book.refresh(None if oid is None else _number(oid))))
+        if self.mode == "live":
+            self._call(self._accounted())
+        return many
+
+    def account(self) -> dict[str, Any]:
+        """What the exchange says of the account: `balances` (free and total of each currency, as text), `held` (what living orders hold of
+        each coin), `differences` (in words), `orphans`. Raises ActionError on paper, ExchangeError if it does not answer."""
+        account: Account = self._call(self._looked())
+        return {
+            "balances": {coin: [plain(free), plain(total)] for coin, (free, total) in account.balances.items()},
+            "held": {coin: plain(amount) for coin, amount in account.held.items()},
+            "differences": account.differences,
+            "orphans": [orphan._asdict() for orphan in account.orphans],
+        }
+
+    def orphans(self, cancel: bool = False) -> list[dict[str, Any]]:
+        """Open orders at the exchange that bear an id as ours are and that no order here owns: symbol, client_id, id, `ours` (the id is one
+        of this session). `cancel`: those that are ours are cancelled, and have `cancelled`. Raises as `account`."""
+        found: list[Orphan] = self._call(self._looked()).orphans
+        told = []
+        for orphan in found:
+            more = {"cancelled": self._call(self._cancelled(orphan))} if cancel and orphan.ours else {}
+            told.append({**orphan._asdict(), **more})
+        return told
 
     def halt(self, why: str = "halted") -> list[dict[str, Any]]:
         """Send nothing to the exchange any more, until `release`; returns the orders that still live. Raises ActionError on paper."""
         if not isinstance(self.broker, Remotely):
             raise ActionError("halt(): this session is on paper; close() ends it")
         self.broker.guard.halt(why)  # first, and on this thread: a switch does not wait its turn
+        self._events.put([])
         return [
             order for order in self.state()["orders"] if order["status"] in ("PENDING", "ACTIVE", "PARTIALLY_CLOSED")
         ]
@@ -358,6 +394,7 @@ class Session:
         """Send to the exchange again."""
         if isinstance(self.broker, Remotely):
             self.broker.guard.release()
+            self._events.put([])
 
     def share(self, oid: int) -> str:
         """The order as a link: what it asks for, no account, no secret.
@@ -593,6 +630,12 @@ class Session:
         }
         return Run(made["orders"], made["levels"], made["events"], made["fills"], specs=specs, meta=meta), until
 
+    def shadow(self, oid: int | None = None) -> pl.DataFrame:
+        """One order, or all, beside themselves on paper, leg by leg: price, delay and fees; see shadow.py."""
+        from .shadow import shadow
+
+        return shadow(self, None if oid is None else _number(oid))
+
     def command(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A call as plain data, as it comes from another process. Raises SmartOrdersError."""
         given = dict(arguments)
@@ -701,6 +744,8 @@ class Session:
             self.book.resume()
             if isinstance(self.broker, Remotely):
                 await self._reconciled(self.broker)
+                if self.mode == "live" and self.book.markets:
+                    await self._accounted()
             for symbol, market in self.book.markets.items():
                 if busy := {trigger for trigger, desk in market.desks.items() if desk.busy}:
                     await self._watch(symbol, busy)
@@ -713,6 +758,7 @@ class Session:
             for task in done:
                 task.result()
             await self._last_calls()
+            await self._leave()
             if self.error is None:
                 self.book.flush()
                 if self.recorder is not None:
@@ -727,13 +773,18 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._leave()
             if opened:
                 await self.feed.close()
-            if isinstance(self.broker, Remotely):
-                for task in [*self._workers]:
-                    task.cancel()
-                await asyncio.gather(*self._workers, return_exceptions=True)
-                await self.broker.end()
+
+    async def _leave(self) -> None:
+        """No more work of a broker, or what it hears would come after the end."""
+        if isinstance(self.broker, Remotely) and not self._left:
+            self._left = True
+            for task in [*self._workers]:
+                task.cancel()
+            await asyncio.gather(*self._workers, return_exceptions=True)
+            await self.broker.end()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have a broker's work done beside; a mistake in it stops the session."""
@@ -754,6 +805,60 @@ class Session:
                 self.book.hear(reports)
             except Exception as error:
                 self._fail(error)
+
+    async def _looked(self) -> Account:
+        """The account. What a trade has changed may be seen in one place before the other, so differences have to last."""
+        from .brokers import accounts
+        from .brokers.venues import Failed, Fate
+
+        if self.mode != "live":
+            raise ActionError("account: this session has none at an exchange; so.live(...) has")
+        broker: Any = self.broker
+        deadline, looks = time.monotonic() + ACCOUNT_S, 0
+        while True:
+            try:
+                account = await accounts.look(broker, self.book)
+            except Failed as failed:
+                if failed.fate is Fate.REFUSED or time.monotonic() > deadline:
+                    raise ExchangeError(
+                        f"account: {broker.venue.name} does not say what it holds: {failed.reason}"
+                    ) from None
+                await asyncio.sleep(0.5)
+                continue
+            looks += 1
+            if not account.differences or looks >= LOOKS:
+                return account
+            await asyncio.sleep(broker.venue.facts.lag_s / LOOKS)
+
+    async def _accounted(self) -> None:
+        """Hold the account against the orders: differences are noted, and nothing is sent any more."""
+        account = await self._looked()
+        for orphan in account.orphans:
+            whose = "of this session, and no order of it owns it; orphans(cancel=True) cancels it"
+            other = "of another session, or of a store that was lost; cancel it by hand if it is not"
+            text = f"open order {orphan.client_id} ({orphan.id}) is {whose if orphan.ours else other}"
+            self._noted(Notice(orphan.symbol, "orphan", text))
+        for difference in account.differences:
+            self._noted(Notice("", "account", difference))
+        if account.differences:
+            why = f"halted: {'; '.join(account.differences)}; look at the account, close or cancel what is not there, then release()"
+            cast("Remotely", self.broker).guard.halt(why)
+
+    async def _cancelled(self, orphan: Orphan) -> bool:
+        from .brokers.venues import Failed
+
+        venue: Any = cast("Any", self.broker).venue
+        try:
+            await venue.cancel(orphan.symbol, orphan.client_id, orphan.id)
+        except Failed as failed:
+            log.warning("%s: not cancelled: %s", orphan.client_id, failed)
+            return False
+        return True
+
+    def _noted(self, notice: Notice) -> None:
+        log.warning("session %s: %s", self.name, notice.text)
+        self.book.notice(notice)
+        self._events.put([])
 
     async def _reconciled(self, broker: Remotely) -> None:
         """Wait until it is known what became of everything that was under way: only then may prices that were missed count.
@@ -934,6 +1039,7 @@ class Session:
             "name": self.name,
             "mode": self.mode,
             "status": self.status,
+            "halted": self.broker.guard.halted if isinstance(self.broker, Remotely) else "",
             "symbols": {symbol: self._symbol(symbol) for symbol in book.markets},
         }
         return head, [self._rows(number) for number in wanted]

@@ -1,9 +1,12 @@
-"""The commands of trading on paper: `smartorders paper`, and what another shell does to the session that it runs.
+"""The commands of trading, on paper and live: `smartorders paper`, `smartorders live`, and what another shell does to the session they run.
 
     smartorders paper plan.toml                    # until Ctrl-C; the same command goes on where it was
+    smartorders live plan.toml --dry-run           # shows what it would send, and sends nothing
+    smartorders live plan.toml                     # with money, once "live" is typed
     smartorders orders lab.duckdb                  # from another shell, as are all below
     smartorders edit lab.duckdb 0 stop_loss=96 break_even=true
     smartorders close lab.duckdb 0 --yes
+    smartorders halt lab.duckdb                    # nothing is sent to the exchange any more
 
 A session serves itself on 127.0.0.1 while it runs and says where in `<store>.session`; that is how the other commands find it.
 """
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 UNLIKE = 1
 """Exit code of `verify` where a session is not what its ticks make of it."""
-_PANEL = "Paper trading"
+_PANEL, _LIVE = "Paper trading", "Live trading"
 
 OrderNumber = Annotated[int, typer.Argument(metavar="ORDER", min=0, help="Number of the order, counted from 0.")]
 Version = Annotated[
@@ -193,6 +196,384 @@ def _before(path: Path) -> dict[str, int]:
     with _open(path) as store:
         found = store.sessions()
     return dict(zip(found["name"].to_list(), found["events"].to_list(), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------- live
+
+
+@app.command("live", rich_help_panel=_LIVE)
+def live_command(
+    plan: Annotated[
+        Path | None, typer.Argument(metavar="[PLAN.toml]", help="Orders, [session], [limits], [fills] and [store].")
+    ] = None,
+    exchange: Annotated[str | None, typer.Option("--exchange", help="binance, bybit, okx …")] = None,
+    order: Annotated[
+        list[str], typer.Option("--order", metavar="LINK|JSON", help="An order to place; may be repeated.")
+    ] = [],  # noqa: B006
+    store: Annotated[Path | None, typer.Option("--store", help="The DuckDB file that it lives in.")] = None,
+    name: Annotated[str, typer.Option("--name", help="The session of this name is resumed if it is there.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing: show each request, and let the orders live on paper.")
+    ] = False,
+    confirm: Annotated[str, typer.Option("--confirm", metavar="live", help="Where nobody can type it.")] = "",
+    allow: Annotated[
+        list[str], typer.Option("--allow", metavar="SOL/USDT", help="A market that may be traded; may be repeated.")
+    ] = [],  # noqa: B006
+    max_order: Annotated[str | None, typer.Option("--max-order", help="Most of one order, in quote currency.")] = None,
+    max_symbol: Annotated[str | None, typer.Option("--max-symbol", help="Most held and under way in a symbol.")] = None,
+    max_day: Annotated[str | None, typer.Option("--max-day", help="Most that is opened in one day (UTC).")] = None,
+    max_orders: Annotated[int | None, typer.Option("--max-orders", help="Orders that open something at once.")] = None,
+    max_distance: Annotated[
+        str | None, typer.Option("--max-distance", help="Most of a limit from the last price: 5%.")
+    ] = None,
+    slippage_cap: Annotated[
+        str | None, typer.Option("--slippage-cap", help="A purchase at market pays at most so much more: 1%.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="Which keys, where there are several.")] = None,
+    keep_ticks: Annotated[
+        Path | None, typer.Option("--keep-ticks", metavar="FOLDER", help="Keep the ticks it sees, to be replayed.")
+    ] = None,
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop once all orders are over.")] = False,
+    fee_taker: Annotated[str | None, typer.Option("--fee-taker", help="What is reckoned with: 0.1%")] = None,
+    fee_maker: Annotated[str | None, typer.Option("--fee-maker", help="What is reckoned with: 0.1%")] = None,
+    poll: Annotated[str | None, typer.Option("--poll", help="Look only at the last price of each 500ms.")] = None,
+    outlier: Annotated[str | None, typer.Option("--outlier", help="Guard against outlier prints: 5%, none.")] = None,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Let other shells of this user steer it.")] = True,
+    log_file: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Also append JSON lines to it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Trade with money until stopped. It says what is allowed, then wants to be confirmed: live, or the exchange's name, typed.
+
+    Keys come from the keyring or from SMARTORDERS_BINANCE_KEY and _SECRET; limits from the [limits] of the plan or from options, and
+    none has a default. Stopped and started again it finds out what became of everything before it trades on. It is steered from other
+    shells as a session on paper is. smartorders halt STORE stops everything that would be sent; see also smartorders doctor.
+
+    \b
+    smartorders live plan.toml --dry-run
+    smartorders live plan.toml
+    smartorders live plan.toml --confirm live --json --log live.log
+    smartorders live --exchange okx --order solab1:eyJl… --store live.duckdb --allow SOL/USDT --max-order 50
+                     --max-symbol 200 --max-day 500 --max-orders 5 --max-distance 5%
+    """
+    from .brokers.venues import ALIASES, FACTS
+    from .foreground import Stop, logged, run
+    from .trading import checked_limits
+
+    wanted = _wanted(plan, order, store, name)
+    venue = exchange or wanted.session.exchange
+    if venue is None:
+        raise _UsageError("live: needs an exchange; pass --exchange binance, or write it below [session] of the plan")
+    venue = ALIASES.get(venue, venue)
+    if venue not in FACTS:
+        raise _UsageError(f"live: {venue} is not one that can be traded on; take one of {', '.join(FACTS)}")
+    if dry_run:
+        wanted = replace(wanted, name=f"{wanted.name or venue} dry run")
+    given: dict[str, Any] = {"symbols": allow, "max_order": max_order, "max_symbol": max_symbol, "max_day": max_day}
+    given |= {"max_orders": max_orders, "max_distance": max_distance}
+    limits = checked_limits({**wanted.limits, **{key: value for key, value in given.items() if value}})
+    fees = {"fee_taker": fee_taker, "fee_maker": fee_maker}
+    options = _options(wanted, {}, [], poll, outlier)
+    known = {} if wanted.source is None else wanted.source.data.get("fills", {})
+    options["fills"] = {**known, **{key: value for key, value in fees.items() if value is not None}} or None
+    if options.pop("balances") is not None:
+        cli._say("warning", "session.balances: is for paper; here the account's own count")
+    options["slippage_cap"] = slippage_cap or wanted.session.slippage_cap or "1%"
+    options["profile"] = profile if profile is not None else wanted.session.profile
+    for key, spec in wanted.orders:
+        for warning in spec.warnings():
+            cli._say("warning", f"{key}.{warning}")
+    assert wanted.store is not None
+    before = _before(wanted.store)
+    options["keys"] = _keys(venue, options["profile"], dry_run)
+    _tell_what_is_allowed(wanted, venue, limits, options, dry_run, before)
+    if not dry_run:
+        _typed(venue, confirm)
+    with ExitStack() as stack:
+        if log_file is not None:
+            stack.enter_context(logged(log_file))
+        stop = stack.enter_context(Stop())
+        from .trading import live
+
+        session = stack.enter_context(
+            live(
+                venue,
+                store=wanted.store,
+                name=wanted.name,
+                limits=limits,
+                confirm="live",
+                dry_run=dry_run,
+                keep_ticks=keep_ticks,
+                **options,
+            )
+        )
+        run(session, wanted, stop, before.get(session.name), serve, until_end, json)
+
+
+def _keys(venue: str, profile: str, dry_run: bool) -> Any:
+    """The keys of an exchange. Raises ExchangeError."""
+    from .brokers.dry import keys_or_made_up
+    from .keys import Keys
+
+    return (keys_or_made_up if dry_run else Keys.find)(venue, profile)
+
+
+def _tell_what_is_allowed(
+    wanted: PaperPlan, venue: str, limits: Any, options: dict[str, Any], dry_run: bool, before: dict[str, int]
+) -> None:
+    """Say on stderr what is about to begin, so that nobody who looks can take it for paper."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from .fields import plain
+
+    most = {name: plain(getattr(limits, name)) for name in ("max_order", "max_symbol", "max_day")}
+    begun = wanted.name in before
+    switch = Path(f"{wanted.store}.STOP")
+    rows = {
+        "exchange": venue,
+        "keys": f"from {options['keys'].source}",
+        "session": f"“{wanted.name or f'live {venue}'}” in {wanted.store}, {'goes on' if begun else 'begins'}",
+        "orders": f"{len(wanted.orders)} in the plan; each is placed once",
+        "markets": ", ".join(limits.symbols),
+        "at most": f"{most['max_order']} in one order, {most['max_symbol']} in one symbol, {most['max_day']} in a day (quote currency), "
+        f"{limits.max_orders} orders that open something at once",
+        "prices": f"limits within {plain(limits.max_distance * 100)}% of the last price, purchases at market up to "
+        f"{options['slippage_cap']} above it",
+        "to stop": f"smartorders halt {wanted.store}, or create the file {switch}",
+    }
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    word = " DRY RUN: nothing is sent to the exchange " if dry_run else " LIVE: THIS TRADES WITH REAL MONEY "
+    console.print(Text(word, "bold white on blue" if dry_run else "bold white on red"))
+    for name, text in rows.items():
+        console.print(Text(f"  {name:<9} {text}"))
+    if switch.exists():
+        cli._say("warning", f"{switch} is there: nothing will be sent until smartorders release {wanted.store}")
+
+
+def _typed(venue: str, confirm: str) -> None:
+    """Have it confirmed. Raises a usage error."""
+    if confirm:
+        if confirm not in ("live", venue):
+            raise _UsageError(f"--confirm {confirm}: must be live; write --confirm live")
+        return
+    if not sys.stdin.isatty():
+        raise _UsageError("live: this has to be confirmed, and there is no terminal to type at; pass --confirm live")
+    typed = typer.prompt(f"type live (or {venue}) to begin", default="", show_default=False, err=True)
+    if typed.strip() not in ("live", venue):
+        raise _UsageError("not confirmed, so nothing was begun; type live, or pass --confirm live")
+
+
+_OUTCOMES = {
+    "ok": "green",
+    "warning": "yellow",
+    "failed": "bold red",
+    "not looked at": "bright_black",
+    "not yet seen": "cyan",
+}
+UNWELL = 1
+"""Exit code of `doctor` where something has failed."""
+
+
+@app.command("doctor", rich_help_panel=_LIVE)
+def doctor_command(
+    exchange: Annotated[
+        str, typer.Argument(metavar="EXCHANGE", help="binance, bybit, okx, gate, bitget, kucoin, kraken, coinbase.")
+    ],
+    symbol: Annotated[str, typer.Option("--symbol", metavar="SOL/USDT", help="The market that is looked at.")] = "",
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="At the exchange's sandbox, with its own keys.")] = False,
+    smallest_order: Annotated[
+        bool, typer.Option("--smallest-order", help="Also the smallest order: created, looked up, cancelled.")
+    ] = False,
+    away: Annotated[str, typer.Option("--away", help="How far below the market that order is.")] = "20%",
+    profile: Annotated[str, typer.Option("--profile", help="Which keys, where there are several.")] = "",
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Look whether an exchange can be traded on from here: versions, network, clock, keys and what they may do, the market, streams.
+
+    Nothing is created unless --smallest-order is given: then the smallest order to buy that the market takes, far below it and post-only,
+    is created, looked up by client id, sent once more under it, cancelled and looked up again. Exit code 1 if something has failed.
+
+    \b
+    smartorders doctor binance --symbol SOL/USDT
+    smartorders doctor okx --sandbox --smallest-order
+    smartorders doctor kraken --smallest-order --yes --json
+    """
+    from .doctor import examine
+
+    if smallest_order and not yes:
+        if not sys.stdin.isatty():
+            raise _UsageError("--smallest-order: sends an order, and there is no terminal to ask at; pass --yes")
+        what = (
+            "an order in the sandbox" if sandbox else "a real order, the smallest that the market takes, and cancel it"
+        )
+        typed = typer.prompt(
+            f"this will send {what}; type {exchange} to go on", default="", show_default=False, err=True
+        )
+        if typed.strip() != exchange:
+            raise _UsageError(f"not confirmed, so nothing was done; type {exchange}, or pass --yes")
+    report = examine(exchange, symbol, sandbox=sandbox, smallest_order=smallest_order, away=away, profile=profile)
+    if json:
+        cli._print_json(report.to_dict())
+    else:
+        _print_report(report)
+    if not report.ok:
+        raise typer.Exit(UNWELL)
+
+
+def _print_report(report: Any) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from .screen import clean
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("", "check", "", "found", "what to do"):
+        table.add_column(title, overflow="fold", no_wrap=title == "")
+    before = ""
+    for check in report.checks:
+        group, before = ("" if check.group == before else check.group), check.group
+        outcome = Text(check.outcome, _OUTCOMES[check.outcome])
+        table.add_row(Text(group), Text(check.name), outcome, Text(clean(check.found)), Text(clean(check.advice)))
+    console = cli._console()
+    where = f"{report.exchange}{', sandbox' if report.sandbox else ''}"
+    console.print(Text(f"Doctor: {where}, {clean(report.symbol)}", style="bold"))
+    console.print(table)
+    many = {name: sum(check.outcome == name for check in report.checks) for name in _OUTCOMES}
+    print(", ".join(f"{count} {name}" for name, count in many.items() if count))
+
+
+@app.command("halt", rich_help_panel=_LIVE)
+def halt_command(
+    store: StoreFile,
+    why: Annotated[str, typer.Option("--why", help="Said where something is refused.")] = "",
+    json: Json = False,
+) -> None:
+    """Let the session on a store send nothing to the exchange any more, at once, and say what is open.
+
+    It creates the file STORE.STOP, which holds also for a session that cannot be reached, and for the next start. What rests at the
+    exchange stays there; orders can still be cancelled. smartorders release STORE lets it go on.
+
+    \b
+    smartorders halt live.duckdb
+    touch live.duckdb.STOP
+    """
+    if not store.exists():
+        raise StoreError(f"{store}: there is no such store; give the path that the session was started with")
+    switch, failed = Path(f"{store}.STOP"), ""
+    try:  # first of all: nobody has to answer for this
+        switch.write_text(f"{why or 'halted'}\n")
+    except OSError as error:
+        failed = f"{switch}: cannot be written: {error.strerror}"
+    reached = _live(store)
+    if reached is not None and reached.state([])["mode"] == "paper":
+        reached.close()
+        switch.unlink(missing_ok=True)
+        raise _UsageError(f"{store}: the session that runs on it is on paper; Ctrl-C stops it, or close its orders")
+    if failed and reached is None:
+        raise StoreError(f"{failed}; stop the session's process")
+    if failed:
+        cli._say("warning", f"{failed}; the next start would go on")
+    title, orders, told = _what_is_open(store, reached, why)
+    if json:
+        cli._print_json({"halted": True, "file": str(switch), "reached": told, "orders": orders})
+        return
+    print(f"halted by {switch}: nothing is sent any more; smartorders release {store} lets it go on")
+    if not told:
+        print(
+            "no session answers; if one runs, it is halted by the file"
+            if orders is not None
+            else "the session that runs does not answer and holds the store, so what is open cannot be seen here; look at the exchange"
+        )
+    if orders is not None:
+        _print_open(title, orders)
+
+
+def _what_is_open(store: Path, reached: Remote | None, why: str) -> tuple[str, list[dict[str, Any]] | None, bool]:
+    """Title and living orders of the session on a store, None if they cannot be seen; and whether it was told to halt."""
+    from .screen import OVER
+
+    if reached is not None:
+        try:
+            with reached as session:
+                orders = session.halt(why or "halted")
+                return f"session {session.id}", orders, True
+        except SmartOrdersError as error:
+            cli._say("warning", " ".join(str(error).split()))
+    try:
+        found = session_rows(store, None, "orders")
+    except SmartOrdersError:
+        return "", None, False
+    if found is None:
+        return "no session", [], False
+    return found[0], [order for order in found[1] if order["status"] not in OVER], False
+
+
+def _print_open(title: str, orders: list[dict[str, Any]]) -> None:
+    from .screen import orders_table
+
+    if not orders:
+        print(f"no order is open in {title}")
+        return
+    console = cli._console()
+    console.print(f"{len(orders)} open in {title}", markup=False)
+    console.print(orders_table(orders, console.width))
+
+
+@app.command("release", rich_help_panel=_LIVE)
+def release_command(store: StoreFile, yes: Yes = False, json: Json = False) -> None:
+    """Let a halted session send to the exchange again: the file STORE.STOP goes, and the session that runs is told.
+
+    \b
+    smartorders release live.duckdb --yes
+    """
+    switch = Path(f"{store}.STOP")
+    reached = _live(store)
+    halted = str(reached.state([]).get("halted") or "") if reached is not None else ""
+    if not (switch.exists() or halted):
+        if reached is not None:
+            reached.close()
+        raise _UsageError(f"{store}: is not halted; there is no {switch}, and no session says that it is")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise _UsageError("release: this asks before it acts, and there is no terminal to ask at; pass --yes")
+        if not typer.confirm(f"{halted or switch}\nsend to the exchange again?", err=True):
+            raise _UsageError("not confirmed, so it stays halted; answer y, or pass --yes")
+    switch.unlink(missing_ok=True)
+    if reached is not None:
+        with reached as session:
+            session.release()
+    if json:
+        cli._print_json({"halted": False, "reached": reached is not None})
+    else:
+        print("released" + ("" if reached is not None else "; no session answers, the next start goes on"))
+
+
+@app.command("orphans", rich_help_panel=_LIVE)
+def orphans_command(
+    store: StoreFile,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Take back those that are of this session.")] = False,
+    json: Json = False,
+) -> None:
+    """Open orders at the exchange that bear ids as ours are, and that no order of the running session owns.
+
+    \b
+    smartorders orphans live.duckdb
+    smartorders orphans live.duckdb --cancel
+    """
+    import polars as pl
+
+    with _session(store) as session:
+        found = session.orphans(cancel)
+    if json:
+        cli._print_json(found)
+    elif not found:
+        print("no orphans: every open order with an id of ours is owned")
+    else:
+        cli._print_frame("Orders at the exchange that nobody owns", pl.DataFrame(found), json, 0)
 
 
 # ---------------------------------------------------------------------------------------------------- from another shell

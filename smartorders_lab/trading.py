@@ -13,12 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from .book import FORMAT
+from .brokers.dry import dry_broker, keys_or_made_up
 from .brokers.guard import Guard, Limits
 from .brokers.live import LiveBroker
+from .brokers.protect import AT_MARKET, Protector
+from .brokers.streams import PrivateStream
 from .brokers.venues import ALIASES, FACTS, Venue, connect
 from .errors import SpecError
 from .fields import fraction
@@ -68,6 +72,9 @@ def live(
     outlier: Any = "5%",
     keep_ticks: Any = None,
     client: Callable[[], Any] | None = None,
+    dry_run: bool = False,
+    streams: bool = False,
+    protective_stop: Any = None,
     **options: Any,
 ) -> Session:
     """A session that trades at `exchange`, with money. As `paper`, and:
@@ -75,12 +82,16 @@ def live(
     `confirm`: has to be "live". `limits`: what may be opened (see brokers.guard.Limits). `keys`: None: from the keyring or the
     environment (see keys.Keys.find, with `profile`). `fills`: the fees that are reckoned with, and their currency. `slippage_cap`: how
     far from the last price a purchase at market may go. While the file `<store>.STOP` is there nothing is sent. `client`: makes a
-    ccxt.pro client to trade with, in place of one with the keys. Raises SmartOrdersError.
+    ccxt.pro client to trade with, in place of one with the keys. `dry_run`: nothing is sent; each request that would be is in
+    `session.broker.requests`, and orders live on on paper (see brokers/dry.py). `streams`: listen to what the exchange says of our orders
+    by itself, with a second client, so that a fill is known at once and working orders need few looks. `protective_stop`: so far beyond
+    its effective stop (`"2%"`) an order that has bought rests a stop at the exchange, which sells also when this machine is dead and stays
+    when the session ends (see brokers/protect.py). Raises SmartOrdersError.
     """
     venue_name = ALIASES.get(exchange, exchange)
     if venue_name not in FACTS:
         raise SpecError.one("exchange", exchange, "is not one that can be traded on", f"take one of {', '.join(FACTS)}")
-    if confirm != "live":
+    if confirm != "live" and not dry_run:
         raise SpecError.one(
             "confirm", confirm, "live trading has to be confirmed", 'add confirm="live", or use so.paper(...)'
         )
@@ -88,7 +99,7 @@ def live(
         raise SpecError.one(
             "store", store, "a live session has to outlive its process", 'give a file: store="live.duckdb"'
         )
-    checked = limits if isinstance(limits, Limits) else _limits(limits)
+    checked = limits if isinstance(limits, Limits) else checked_limits(limits)
     try:
         cap = fraction(slippage_cap)
         poll = 0 if poll_interval in (None, 0) else duration_ns(poll_interval)
@@ -98,6 +109,7 @@ def live(
         ) from None
     if not 0 < cap < 1:
         raise SpecError.one("slippage_cap", slippage_cap, "must be between 0 and 100 %", 'write "1%"')
+    distance = _distance(protective_stop, venue_name, dry_run)
     base = {"fee_maker": "0.1%", "fee_taker": "0.1%", "fee_currency": "base" if venue_name in FEES_IN_BASE else "quote"}
     model = fills if isinstance(fills, FillModel) else FillModel(**{**base, **(fills or {})})
     if model.latency or model.participation is not None:
@@ -112,7 +124,7 @@ def live(
         )
     meta = {
         "format": FORMAT,
-        "mode": "live",
+        "mode": "dry" if dry_run else "live",
         "exchange": venue_name,
         "fills": model.to_dict(),
         "poll_ns": poll,
@@ -120,8 +132,9 @@ def live(
         "balances": None,
     }
     if client is None:
-        client = partial(connect, venue_name, keys or Keys.find(venue_name, profile))
-    name = name or f"live {venue_name}"
+        find = keys_or_made_up if dry_run else Keys.find
+        client = partial(connect, venue_name, keys or find(venue_name, profile))
+    name = name or f"{'dry' if dry_run else 'live'} {venue_name}"
     asked = (
         {"mode", "exchange"}
         | ({"fills"} if fills is not None else set())
@@ -129,11 +142,47 @@ def live(
     )
     journal, opened = _journal(store, name, meta, asked)
     guard = Guard(checked, f"{opened.path}.STOP")
-    broker = LiveBroker(Venue(venue_name, client), guard, AsyncPauses(), cap)
+    broker: LiveBroker
+    if dry_run:
+        paid, ledger = FillModel(**journal.meta["fills"]), f"{opened.path}.{journal.id}.paper"
+        try:
+            broker = dry_broker(venue_name, client, guard, AsyncPauses(), cap, paid, ledger)
+        except BaseException:
+            opened.close()
+            raise
+    else:
+        venue = Venue(venue_name, client)
+        stream = PrivateStream(venue) if streams else None
+        protector = None if distance is None else Protector(distance, f"{opened.path}.{journal.id}.stops")
+        broker = LiveBroker(
+            venue, guard, AsyncPauses(), cap, stream=stream, beside=(venue.keep_time,), protector=protector
+        )
     return Session(journal, broker, feed, opened, None if keep_ticks is None else Recorder(keep_ticks))
 
 
-def _limits(given: Mapping[str, Any]) -> Limits:
+def _distance(protective_stop: Any, exchange: str, dry_run: bool) -> Decimal | None:
+    """How far from the effective stop the protective one is; None: there is none."""
+    if protective_stop is None:
+        return None
+    try:
+        distance = fraction(protective_stop)
+    except ValueError as error:
+        raise SpecError.one("protective_stop", protective_stop, str(error), 'write "2%"') from None
+    if not 0 < distance < 1:
+        raise SpecError.one("protective_stop", protective_stop, "must be between 0 and 100 %", 'write "2%"')
+    if exchange not in AT_MARKET:
+        raise SpecError.one(
+            "protective_stop",
+            protective_stop,
+            f"is not supported at {exchange} yet, only at {', '.join(AT_MARKET)}",
+            "leave it out: then orders have their stops only while the session runs",
+        )
+    if dry_run:
+        raise SpecError.one("protective_stop", protective_stop, "does nothing in a dry run", "leave one of them out")
+    return distance
+
+
+def checked_limits(given: Mapping[str, Any]) -> Limits:
     """Limits from plain data, each named if it is missing or unknown."""
     names = list(Limits.__dataclass_fields__)
     for key in given:

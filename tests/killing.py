@@ -1,6 +1,7 @@
 """Sessions that are killed (SIGKILL) again and again, and what must hold all the same.
 
     python tests/killing.py --kills 200 [--venue binance] [--compacting] [--seed 1]
+    python tests/killing.py --live --kills 200 [--venue okx kraken] [--faults 0.03]         see live_killing.py
 
 A real process with a real store listens to a local exchange over real sockets, places and edits orders, and is killed at random moments,
 also while it starts, while the market goes on. In the end: what was acknowledged is there, no child order was carried out twice, what the
@@ -50,10 +51,16 @@ class Child:
             [sys.executable, str(program), json.dumps(about)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.said: list[dict[str, Any]] = []
+        self._life: tuple[int, int] | None = None
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
-        self.wait("warm")
+        try:
+            self.wait("warm", patience_s=5 * PATIENCE_S)  # it may have to compile everything
+        except BaseException:
+            self._process.kill()
+            self.close()
+            raise
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -65,7 +72,7 @@ class Child:
             self.said.append({"over": True})
             self._news.notify_all()
 
-    def wait(self, word: str, since: int = 0) -> Any:
+    def wait(self, word: str, since: int = 0, patience_s: float = PATIENCE_S) -> Any:
         """What was said under this word, waited for."""
 
         def found() -> dict[str, Any] | None:
@@ -74,7 +81,7 @@ class Child:
             )
 
         with self._news:
-            assert self._news.wait_for(found, PATIENCE_S), f"nothing of {word!r} in {PATIENCE_S} s: {self.said[-3:]}"
+            assert self._news.wait_for(found, patience_s), f"nothing of {word!r} in {patience_s} s: {self.said[-3:]}"
             line = found()
         assert line is not None
         assert word in line, line
@@ -86,9 +93,13 @@ class Child:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        return self.wait("pid", since), since
+        self._life = self.wait("pid", since), since
+        return self._life
 
     def close(self) -> None:
+        """The end, also of a life that a failed test has left behind."""
+        if self._life is not None and not any("gone" in line for line in self.said[self._life[1] :]):
+            os.kill(self._life[0], signal.SIGKILL)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait()
@@ -107,6 +118,8 @@ class Market:
         self._price = 150.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._walk)
+        self.still = threading.Lock()
+        """Whoever holds it stops the market."""
 
     def _walk(self) -> None:
         while not self._over.wait(self._dice.random() * 2 * self.pause_s):
@@ -114,7 +127,8 @@ class Market:
             for _ in range(self._dice.randint(1, 3)):
                 self._price = round(self._price * (1 + self._dice.gauss(0, 0.0004)), 2)
                 prices.append(self._price)
-            self.trades += self.exchange.publish(*prices, symbol=self.symbol)
+            with self.still:
+                self.trades += self.exchange.publish(*prices, symbol=self.symbol)
 
     def __enter__(self) -> Market:
         self._thread.start()
@@ -123,6 +137,26 @@ class Market:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+
+
+def kill(child: Child, exchange: Exchange, dice: random.Random, **job: Any) -> Counter[str]:
+    """One life that does as it likes, and its end at any moment; returns what has happened how often."""
+    pid, since = child.start(late_after=dice.choice(["1s", "1m", "1m", "1m"]), **job)
+    if dice.random() < 0.7:
+        child.wait("started", since)
+    time.sleep(dice.random() * dice.choice([0.1, 0.5, 2]))
+    if dice.random() < 0.2:
+        exchange.do(exchange.server.drop)
+    os.kill(pid, signal.SIGKILL)
+    assert child.wait("gone", since) == -signal.SIGKILL, child.said[since:]
+    mine = child.said[since:]
+    return Counter(
+        {
+            "killed before it was there": not any("started" in line for line in mine),
+            "acknowledged": sum("did" in line for line in mine),
+            "refused": sum("refused" in line for line in mine),
+        }
+    )
 
 
 def killing(
@@ -148,20 +182,7 @@ def killing(
         try:
             with Market(exchange, seed) as market:
                 for number in range(kills):
-                    pid, since = child.start(
-                        seed=seed * 10_000 + number, late_after=dice.choice(["1s", "1m", "1m", "1m"])
-                    )
-                    if dice.random() < 0.7:
-                        child.wait("started", since)
-                    time.sleep(dice.random() * dice.choice([0.1, 0.5, 2]))
-                    if dice.random() < 0.2:
-                        exchange.do(exchange.server.drop)
-                    os.kill(pid, signal.SIGKILL)
-                    assert child.wait("gone", since) == -signal.SIGKILL, child.said[since:]
-                    mine = child.said[since:]
-                    seen["killed before it was there"] += not any("started" in line for line in mine)
-                    seen["acknowledged"] += sum("did" in line for line in mine)
-                    seen["refused"] += sum("refused" in line for line in mine)
+                    seen += kill(child, exchange, dice, seed=seed * 10_000 + number)
                     if number % 20 == 19:
                         note(
                             f"{time.time() - begin:.0f} s, {number + 1} kills: {dict(seen)}, {len(market.trades)} trades"
@@ -189,28 +210,7 @@ def check(
         id = journal.id
     orders = {order["order"]: order for order in state["orders"]}
     lives = {n: events[events["order"] == n] for n in orders}
-
-    # Nothing is missing among events, and nothing that was acknowledged.
-    assert_array_equal(events["n"], np.arange(1, len(events) + 1))
-    for n, life in lives.items():
-        assert_array_equal(life["seq"], np.arange(orders[n]["version"]), f"order {n}")
-    keys: dict[str, int] = {}
-    for line in said:
-        if "did" in line and line["version"]:
-            assert orders[line["order"]]["version"] >= line["version"], line
-        if line.get("did") == "place":
-            assert keys.setdefault(line["key"], line["order"]) == line["order"]
-    assert len(set(keys.values())) == len(keys)
-    if not compacted:
-        placed = {data[0]: data for data in _of(entries, "place")}
-        assert set(placed) == set(orders)
-        edits = Counter(data[2]["changes"]["note"] for data in _of(entries, "action") if data[2]["kind"] == "edit")
-        assert max(edits.values(), default=0) <= 1
-        for line in said:
-            if line.get("did") == "place":
-                assert placed[line["order"]][2:] == [line["spec"], line["key"]]
-            elif line.get("did") == "edit":
-                assert edits[line["key"]] == 1, line
+    nothing_lost(said, events, None if compacted else entries, orders)
 
     # No child was carried out twice, and what orders hold is what the ledger says.
     broker = PaperBroker(Path(f"{store}.{id}.paper"), FillModel(fee_taker="0.1%"))
@@ -251,18 +251,50 @@ def check(
             seen["nobody waited for"] += 1
         seen["out of order"] = int((np.diff(ids) < 0).sum())
         assert last["ticks"] == len(ids)
+    stops_have_fired(orders, lives, Decimal(last["price"]), prices)
+    return seen + Counter(order["status"] for order in orders.values())
+
+
+def nothing_lost(
+    said: list[dict[str, Any]], events: np.ndarray, entries: list[Any] | None, orders: dict[int, dict[str, Any]]
+) -> None:
+    """Nothing is missing among events, and nothing that was acknowledged. `entries`: the whole journal, if it is there."""
+    assert_array_equal(events["n"], np.arange(1, len(events) + 1))
     for n, order in orders.items():
-        seen[order["status"]] += 1
+        assert_array_equal(events[events["order"] == n]["seq"], np.arange(order["version"]), f"order {n}")
+    keys: dict[str, int] = {}
+    for line in said:
+        if "did" in line and line["version"]:
+            assert orders[line["order"]]["version"] >= line["version"], line
+        if line.get("did") == "place":
+            assert keys.setdefault(line["key"], line["order"]) == line["order"]
+    assert len(set(keys.values())) == len(keys)
+    if entries is not None:
+        placed = {data[0]: data for data in _of(entries, "place")}
+        assert set(placed) == set(orders)
+        edits = Counter(data[2]["changes"]["note"] for data in _of(entries, "action") if data[2]["kind"] == "edit")
+        assert max(edits.values(), default=0) <= 1
+        for line in said:
+            if line.get("did") == "place":
+                assert placed[line["order"]][2:] == [line["spec"], line["key"]]
+            elif line.get("did") == "edit":
+                assert edits[line["key"]] == 1, line
+
+
+def stops_have_fired(
+    orders: dict[int, dict[str, Any]], lives: dict[int, np.ndarray], last: Decimal, prices: np.ndarray | None
+) -> None:
+    """No order that holds something has a stop that the last price is beyond, nor, with all `prices`, any since its last event."""
+    for n, order in orders.items():
         if order["status"] not in ("ACTIVE", "PARTIALLY_CLOSED") or order["stop"] is None:
             continue
         way = 1 if order["side"] == "buy" else -1
-        assert way * (Decimal(last["price"]) - Decimal(order["stop"])) > 0, (n, order)
+        assert way * (last - Decimal(order["stop"])) > 0, (n, order)
         if prices is not None:
             ending = lives[n][-1]
             if ending["stop"] != NONE:
                 after = prices[int(ending["tick"]) + 1 :]
                 assert (way * (after - int(ending["stop"])) > 0).all(), (n, order)
-    return seen
 
 
 def _over_by(life: np.ndarray, tick: int) -> bool:
@@ -277,16 +309,28 @@ def _of(entries: list[Any], kind: str) -> list[Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--venue", default="binance")
+    parser.add_argument(
+        "--venue", nargs="*", default=[], help="binance if none is named, with --live all eight in turn"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the store is to be, and stays; it must not be there yet")
     parser.add_argument("--compacting", action="store_true", help="snapshots, and a journal that forgets")
+    parser.add_argument("--live", action="store_true", help="live sessions at an exchange that trades")
+    parser.add_argument("--faults", type=float, default=0.0, help="with --live: share of requests that meet a fault")
     chosen = parser.parse_args()
     begin = time.time()
     with tempfile.TemporaryDirectory() as folder:
         if chosen.folder is not None:
             chosen.folder.mkdir()
-        seen = killing(chosen.folder or Path(folder), chosen.kills, chosen.venue, chosen.compacting, chosen.seed)
+        place, seen = chosen.folder or Path(folder), Counter[str]()
+        if chosen.live:
+            from live_killing import live_killing
+
+            seen = live_killing(place, chosen.kills, chosen.venue, chosen.seed, chosen.faults)
+        else:
+            for venue in chosen.venue or ["binance"]:
+                (place / venue).mkdir()
+                seen += killing(place / venue, chosen.kills, venue, chosen.compacting, chosen.seed)
     print(f"{time.time() - begin:.0f} s: {dict(seen)}")
 
 

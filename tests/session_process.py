@@ -37,15 +37,43 @@ from smartorders_lab.feeds.live import LiveFeed
 from smartorders_lab.session import Session
 
 SOL, ETH, SWAP = local_exchange.SYMBOLS
+SIDES = ("buy", "sell")
 QUICK: dict[str, Any] = {"pause": "1ms", "poll_interval": "20ms", "late_after": "1s"}
 
 
 async def goodbye() -> None:
-    """Wait until TLS has said it in the background, since the loop is about to end; what it has beside that is its own wake-up call."""
-    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
-    async with asyncio.timeout(20):
-        while len(selector.get_map()) > 1:
-            await asyncio.sleep(0.002)
+    """Wait until TLS has said it in the background, since the loop is about to end; who does not answer is cut off."""
+    loop: Any = asyncio.get_running_loop()
+
+    def closing() -> list[Any]:
+        found = []
+        for fd in [*loop._selector.get_map()]:
+            transport = loop._transports.get(fd)
+            if transport is not None:
+                state = getattr(getattr(transport.get_protocol(), "_state", None), "name", "")
+                if transport.is_closing() or state in ("FLUSHING", "SHUTDOWN"):
+                    found.append(transport)
+        return found
+
+    end = time.monotonic() + 5
+    while left := closing():
+        if time.monotonic() > end:
+            for transport in left:
+                transport.abort()
+        await asyncio.sleep(0.002)
+
+
+def parting(client: Any) -> Any:
+    """A ccxt client whose `close` waits until all that belongs to it is closed."""
+    shut = client.close
+
+    async def close() -> None:
+        client.close = shut
+        await local_exchange.closed(client)
+        await goodbye()
+
+    client.close = close
+    return client
 
 
 class Local:
@@ -79,7 +107,7 @@ class Exchange:
     def __init__(self, *venues: str):
         self.server = LocalExchange(venues)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="exchange")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="exchange", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -116,9 +144,9 @@ class Exchange:
 # ------------------------------------------------------------------------------------------------------ what it does
 
 
-def random_order(dice: random.Random, symbol: str, price: float) -> so.SmartOrder:
+def random_order(dice: random.Random, symbol: str, price: float, sides: tuple[str, ...] = SIDES) -> so.SmartOrder:
     """Some order near a price: entries at once or a little away, targets and stops so close that they are reached within seconds."""
-    side = dice.choice(["buy", "sell"])
+    side = dice.choice(sides)
     way, gain, loss = (1, "+", "-") if side == "buy" else (-1, "-", "+")
     near = round(price * (1 - way * dice.choice([0.0005, 0.001, 0.002])), 2)
     entry = dice.choice([None, None, so.Entry.limit(near)])
@@ -142,7 +170,7 @@ def say(**line: Any) -> None:
     os.write(1, json.dumps(line).encode() + b"\n")  # at once and whole, unlike print()
 
 
-def play(session: Session, symbol: str, seed: int, compacting: bool) -> None:
+def play(session: Session, symbol: str, seed: int, compacting: bool, sides: tuple[str, ...] = SIDES) -> None:
     """Calls at random, each said when it has returned, for ever."""
     dice, done = random.Random(seed), 0
     while True:
@@ -152,7 +180,7 @@ def play(session: Session, symbol: str, seed: int, compacting: bool) -> None:
         done += 1
         mark = f"{seed}-{done}"
         if len(living) < 8 or dice.random() < 0.1:
-            order = random_order(dice, symbol, price)
+            order = random_order(dice, symbol, price, sides)
             number = session.place(order, key=mark)
             say(did="place", order=number, version=session.order(number)["version"], key=mark, spec=order.to_json())
         else:
@@ -239,6 +267,63 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+# ------------------------------------------------------------------------------------------------------ with real orders
+
+
+def run_live(about: dict[str, Any], job: dict[str, Any]) -> None:
+    """One life of a live session. The job names exchange, port, store and limits; with `"quiet": true` it does nothing of its own and says
+    again and again what it knows, until it is told to end by SIGTERM."""
+    from live_faults import connecting, quick
+    from trading_exchange import Far
+
+    from smartorders_lab.trading import live as trading
+
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    far = Far(job["port"], str(Path(about["certificates"]) / "authority.pem"))
+    with (
+        quick(),
+        trading(
+            job["venue"],
+            store=job["store"],
+            confirm="live",
+            limits=job["limits"],
+            feed=Local(job["venue"], job["port"], late_after=job.get("late_after", "1s")),
+            client=connecting(job["venue"], far),
+            outlier=None,
+        ) as session,
+    ):
+        say(started=session.journal.changes, versions={n: session.book.version(n) for n in session.book.specs})
+        if not job.get("quiet"):
+            play(session, SOL, job["seed"], False, ("buy",))
+        while not ending.wait(0.1):
+            say(knows=session._do(lambda: knows(session)))
+        state = session.state()
+    say(finished=state)
+
+
+def knows(session: Session) -> dict[str, Any]:
+    """What a session knows of its child orders, each by its last client id: whether it works, whether that is in doubt, its fills,
+    the earlier client ids; and the last price, None if nothing watches the market."""
+    book = session.book
+    children = {}
+    for key, job in book.jobs.items():
+        doubtful = job.open and (job.doubted or job.state not in ("working", "done", "rejected"))
+        before = [name for name, other in book.by_client.items() if other == key and name != job.submit.client_id]
+        children[job.submit.client_id] = [job.open, doubtful, job.fills, before]
+    market = book.markets.get(SOL)
+    watches = market is not None and any(desk.busy for desk in market.desks.values())
+    return {"children": children, "last": market.last.get("price") if watches else None}
+
+
+def warm_live() -> None:
+    """Load what trading needs as well."""
+    import live_faults  # noqa: F401
+    import trading_exchange
+
+    trading_exchange._learn()
+
+
 def main() -> None:
     end_with_parent()
     about = json.loads(sys.argv[1])
@@ -246,6 +331,8 @@ def main() -> None:
     paths = folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
     local_exchange._certificates = lambda: paths  # type: ignore[assignment]
     warm()
+    if about.get("live"):
+        warm_live()
     gc.collect()
     say(warm=threading.active_count())
     for line in sys.stdin:
@@ -254,7 +341,7 @@ def main() -> None:
             end_with_parent()
             code = 1
             try:
-                run(about, json.loads(line))
+                (run_live if about.get("live") else run)(about, json.loads(line))
                 code = 0
             except BaseException as error:
                 import traceback

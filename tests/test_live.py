@@ -16,8 +16,7 @@ from typing import Any
 
 import ccxt
 import pytest
-from local_exchange import closed
-from session_process import Exchange, Local, goodbye
+from session_process import Exchange, Local, parting
 from trading_exchange import TradingExchange, trader
 
 import smartorders_lab as so
@@ -25,7 +24,8 @@ from smartorders_lab.brokers import live as live_module
 from smartorders_lab.brokers import venues
 from smartorders_lab.brokers.guard import FAILURES, REST_S, Guard, Limits
 from smartorders_lab.brokers.venues import FACTS, Failed, Fate, fate
-from smartorders_lab.errors import ExchangeError, SpecError
+from smartorders_lab.errors import ActionError, ExchangeError, SpecError
+from smartorders_lab.execution import client_id
 from smartorders_lab.instrument import Instrument
 from smartorders_lab.keys import Keys, Scrubber, Secret, scrub
 from smartorders_lab.messages import Submit
@@ -67,16 +67,7 @@ class Desk:
         return self.session
 
     def connect(self) -> Any:
-        client = trader(self.venue, self.server)
-        shut = client.close
-
-        async def close() -> None:
-            client.close = shut
-            await closed(client)
-            await goodbye()
-
-        client.close = close
-        return client
+        return parting(trader(self.venue, self.server))
 
     def move(self, *prices: float, size: float | None = None) -> None:
         """The market trades there, and the session has seen it."""
@@ -181,6 +172,35 @@ def test_whole_lives(venue: str, tmp_path: Path) -> None:
         one.true()
 
 
+@pytest.mark.parametrize(
+    ("fees", "held"),
+    [
+        ({"taker": Decimal("0.003")}, "3.992"),
+        ({"taker": Decimal("0.0002")}, "4.004"),
+        ({"coin": ("BNB", Decimal(600))}, "4.005"),
+    ],
+)
+def test_what_can_be_sold_is_what_has_arrived(fees: dict[str, Any], held: str, tmp_path: Path) -> None:
+    """Whatever rate was reckoned with: fees are what the exchange has taken, in the coin in which it has."""
+    with desk("binance", tmp_path) as one:
+        for name, value in fees.items():
+            setattr(one.ledger, name, value)
+        one.ledger.total["BNB"] = Decimal(1)
+        oid = one.session.place(buy("4.005", take_profits=[(155, 30), (165, 70)]))
+        one.move(150)
+        one.holds(oid, held)
+        one.move(155.5)
+        one.is_(oid, "PARTIALLY_CLOSED")
+        one.session.close()
+        session = one.start()  # it stands in the journal
+        one.move(150)
+        session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        one.true()
+        assert Decimal(0) <= one.ledger.total["SOL"] < Decimal("0.001")
+        assert session.order(oid)["held"] == "0"
+
+
 def test_what_was_filled_meanwhile_is_found_at_the_start(tmp_path: Path) -> None:
     with desk("binance", tmp_path) as one:
         oid = one.session.place(buy(entry=at(149), take_profits=[(155, 50), (165, 50)]))
@@ -192,6 +212,117 @@ def test_what_was_filled_meanwhile_is_found_at_the_start(tmp_path: Path) -> None
         assert session.order(oid)["status"] == "ACTIVE", "known before anything else happens"
         session.close_at_market(oid)
         one.is_(oid, "CLOSED")
+        one.true()
+
+
+def test_coins_that_are_gone_stop_everything(tmp_path: Path, quick: None) -> None:
+    with desk("binance", tmp_path) as one:
+        oid = one.session.place(buy(4, take_profits=[(155, 50), (165, 50)]))
+        one.move(150)
+        one.until(lambda: float(one.session.order(oid)["held"]) > 3.9, "bought")
+        assert one.session.account()["differences"] == []
+        assert one.session.refresh() == 0
+        assert one.session.state()["halted"] == ""
+        one.exchange.do(lambda: one.ledger.total.update(SOL=Decimal("1.5")))  # sold by hand
+        one.session.refresh()
+        halted = one.session.state()["halted"]
+        assert halted.startswith("halted: SOL: orders hold 3.996, and the account has 1.5: the rest was sold or moved")
+        assert "release()" in halted
+        one.session.close()
+        session = one.start()
+        assert "SOL: orders hold 3.996" in session.state()["halted"], "and again at the start"
+        before = len(one.ledger.orders)
+        one.move(156)
+        one.until(lambda: session.order(oid)["attention"], "its level is refused")
+        assert len(one.ledger.orders) == before
+        one.exchange.do(lambda: one.ledger.total.update(SOL=Decimal("3.996")))
+        session.refresh()
+        assert session.state()["halted"], "a switch stays as it is until it is set"
+        session.release()
+        session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        one.true()
+
+
+def test_an_entry_that_a_hand_at_the_exchange_takes_back_is_over(tmp_path: Path) -> None:
+    with desk("kucoin", tmp_path) as one:
+        oid = one.session.place(buy(2, entry=at(149)))
+        one.move(150, 149)
+        one.until(lambda: one.exchange.do(lambda: one.ledger.listed(open=True)), "it rests")
+        one.exchange.do(lambda: one.ledger.cancel(one.ledger.listed(open=True)[0]))
+        one.is_(oid, "CANCELLED")
+        assert one.session.order(oid)["exit_reason"] == "rejected"
+
+
+def test_what_is_not_free_is_not_sold(tmp_path: Path) -> None:
+    """Of coins that somebody else has locked or sold the rest is sold all the same, and the order asks for its user."""
+    with desk("okx", tmp_path) as one:
+        oid = one.session.place(buy(4))
+        one.move(150)
+        one.until(lambda: float(one.session.order(oid)["held"]) > 3.9, "bought")
+        one.exchange.do(lambda: one.ledger.create(SOL, "sell", "limit", "1.5", 190))
+        one.session.close_at_market(oid)
+        one.until(lambda: float(one.session.order(oid)["held"]) < 1.6, "what is free is sold")
+        assert one.session.order(oid)["held"] == "1.5"
+        assert one.exchange.do(lambda: one.ledger.free("SOL")) < Decimal("0.001")
+        one.until(lambda: one.session.order(oid)["attention"], "the user is asked")
+
+
+def test_orders_of_ours_that_nobody_owns(tmp_path: Path) -> None:
+    with desk("bybit", tmp_path) as one:
+        session = one.session
+        oid = session.place(buy(2, entry=at(144)))
+        one.move(150, 144)
+        one.until(lambda: one.exchange.do(lambda: one.ledger.listed(open=True)), "it rests")
+        assert session.orphans() == []
+        ours, other = client_id(session.id, oid, 1, 2), "so0123456789abcdef"
+        for cid in (ours, other, "byhand"):
+            one.exchange.do(lambda cid=cid: one.ledger.create(SOL, "buy", "limit", 1, 130, cid=cid))
+        assert {(orphan["client_id"], orphan["ours"]) for orphan in session.orphans()} == {(ours, True), (other, False)}
+        session.refresh()
+        notices = [json.loads(body) for _, kind, body in session.journal.entries() if kind == "notice"]
+        assert {notice[2].split()[2] for notice in notices if notice[1] == "orphan"} == {ours, other}
+        assert session.state()["halted"] == ""
+        cancelled = {orphan["client_id"]: orphan.get("cancelled") for orphan in session.orphans(cancel=True)}
+        assert cancelled == {ours: True, other: None}
+        left = one.exchange.do(lambda: {order.cid for order in one.ledger.listed(open=True)})
+        assert left == {other, "byhand", client_id(session.id, oid, 1, 1)}
+        session.cancel(oid)
+        one.is_(oid, "CANCELLED")
+    with so.paper(feed=so.recorded(so.Ticks.from_arrays([1, 2], [10.0, 10.5], unit="ns", symbol=SOL))) as paper:
+        for ask in (paper.orphans, paper.account):
+            with pytest.raises(ActionError, match="this session has none at an exchange"):
+                ask()
+
+
+def test_the_shadow_of_a_life(tmp_path: Path) -> None:
+    """Beside each leg of it stands what paper would have made of it: the same prices here, other fees, and no delay."""
+    with desk("binance", tmp_path) as one:
+        one.ledger.coin, one.ledger.total["BNB"] = ("BNB", Decimal(600)), Decimal(1)
+        session = one.session
+        oid = session.place(buy(4, take_profits=[(155, 50), (165, 50)]))
+        one.move(150)
+        one.until(lambda: float(session.order(oid)["held"]) == 4, "bought")
+        session.add_funds(oid, quantity=1)
+        one.holds(oid, "5")
+        one.move(150, 156)  # on paper what is sent between two ticks meets the second
+        one.is_(oid, "PARTIALLY_CLOSED")
+        session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        one.move(156)
+        table = session.shadow(oid)
+        assert table.select("role", "level", "quantity", "price", "paper_price").rows() == [
+            ("entry", 0, 4.0, 150.01, 150.0),
+            ("add_funds", 0, 1.0, 150.01, 150.0),
+            ("take_profit", 0, 2.5, 156.0, 156.0),
+            ("close_at_market", -1, 2.5, 156.0, 156.0),
+        ]
+        assert table["quantity"].to_list() == pytest.approx(table["paper_quantity"].to_list(), rel=2e-3), "in coins"
+        assert table["worse"].to_list() == pytest.approx([0.01 / 150, 0.01 / 150, 0, 0], abs=1e-9)
+        assert all(abs(delay) < 10**11 for delay in table["delay_ns"])
+        assert json.loads(table["fees"][0]) == {"BNB": "0.00100007"}
+        assert table["paper_fee"][0] == pytest.approx(0.6)
+        assert session.shadow().equals(table)
         one.true()
 
 

@@ -15,7 +15,8 @@ from smartorders_lab.serve import Server, discovery_path
 
 pytest.importorskip("anywidget")
 
-from smartorders_lab.panel.fork import Course, Fork, did, kept, life_of, rows_of, seen, table_html
+from smartorders_lab.life import Course, kept, life_of, seen
+from smartorders_lab.panel.fork import Fork, did, rows_of, table_html
 
 BTC = so.Instrument(symbol="BTC/USDT", price_increment="0.01", quantity_increment="0.001")
 BEGIN, STEP = 10**18, 10**9

@@ -30,7 +30,7 @@ import pytest
 import smartorders_lab as so
 from smartorders_lab import errors, listings, remote, serve
 from smartorders_lab.remote import Remote, connect
-from smartorders_lab.serve import COMMANDS, MAX_MESSAGE, Server, discovery_path, find
+from smartorders_lab.serve import COMMANDS, MAX_MESSAGE, SWITCHES, Server, discovery_path, find
 from smartorders_lab.session import Recent
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "stream.schema.json").read_text())
@@ -1030,7 +1030,7 @@ def test_what_a_client_sees_and_does(server: Server, book: Book) -> None:
         session.close_at_market(2)
         session.cancel(1)
         session.share(1)
-        assert {name for name, _ in book.done} == set(COMMANDS) - {"open_now"}
+        assert {name for name, _ in book.done} == set(COMMANDS) - SWITCHES - {"open_now"}
         events = session.events(1)
         assert events["order"].unique().to_list() == [1]
         assert events.height == 4

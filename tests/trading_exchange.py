@@ -258,7 +258,7 @@ class Ledger:
         self._lock(order)
         takes = self._takes(order.symbol, order.side, order.amount, order.price, None)
         cost = sum((p * size for p, size in takes), ZERO)
-        free = self.free(order.base if order.side == "sell" else order.quote)
+        free = self.free(order.base if order.side == "sell" else order.quote) + order.locked
         if (sum((size for _, size in takes), ZERO) if order.side == "sell" else cost * self._reserve()) > free:
             self._done(order, "expired", "funds")
         else:

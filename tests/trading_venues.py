@@ -67,6 +67,7 @@ class BinanceTrading(Dialect, Binance):
         ("GET", "/sapi/v1/account/apiRestrictions", "account"),
         ("GET", "/sapi/v1/margin/(isolated/)?allPairs", "account"),
         ("GET", "/sapi/v1/capital/config/getall", "account"),
+        ("GET", "/sapi/v1/bnbBurn", "account"),
     )
     least_cost = Decimal(5)
     market_info: ClassVar[dict[str, Any]] = {"orderTypes": _BINANCE_TYPES}
@@ -257,6 +258,8 @@ class BinanceTrading(Dialect, Binance):
         if ask.path.endswith("getall"):
             return [{"coin": name, "name": name, "trading": True, "isLegalMoney": False, "networkList": []}
                     for name in ("BNB", "ETH", "SOL", "USDT")]  # fmt: skip
+        if ask.path.endswith("bnbBurn"):
+            return {"spotBNBBurn": self.ledger.coin is not None, "interestBNBBurn": False}
         return {"ipRestrict": True, "createTime": self.ms, "enableReading": True, "enableSpotAndMarginTrading": True,
                 "enableWithdrawals": self.withdraw, "enableFutures": False, "enableMargin": False,
                 "permitsUniversalTransfer": False}  # fmt: skip
@@ -765,7 +768,7 @@ class GateTrading(Dialect, Gate):
         ("GET", "/api/v4/spot/orders", "closed"),
         ("GET", "/api/v4/spot/my_trades", "trades"),
         ("GET", "/api/v4/spot/accounts", "balance"),
-        ("GET", "/api/v4/account/detail", "account"),
+        ("GET", "/api/v4/account/(detail|main_keys|debit_fee)", "account"),
     )
     unique = "none"
     least_cost = Decimal(3)
@@ -910,6 +913,21 @@ class GateTrading(Dialect, Gate):
                 for name, (total, used) in self.ledger.balances().items()]  # fmt: skip
 
     def on_account(self, ask: Ask) -> Any:
+        if ask.path.endswith("debit_fee"):
+            return {"enabled": self.ledger.coin is not None}
+        if ask.path.endswith("main_keys"):
+            allowed = ["spot", "account", *(["wallet"] if self.withdraw else [])]
+            perms = [{"name": name, "read_only": False} for name in allowed]
+            return [
+                {
+                    "state": 1,
+                    "mode": 1,
+                    "name": "tests",
+                    "user_id": 1,
+                    "perms": perms,
+                    "key": f"{self.keys.key[:6]}*****",
+                }
+            ]
         return {"user_id": 1, "ip_whitelist": ["127.0.0.1"], "currency_pairs": [], "key": {"mode": 1}, "tier": 0}
 
     # ----------------------------------------------------------------------------------------------------------- streams

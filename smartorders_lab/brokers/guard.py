@@ -101,6 +101,14 @@ class Guard:
     def begin(self, held: Mapping[str, Decimal], opened_today: Decimal) -> None:
         """Where an earlier start left off: notional held in each symbol, and opened since midnight (UTC)."""
         self._held, self._day, self._opened = dict(held), self._today(), opened_today
+        self._working.clear()  # what this start has sent itself comes with the rest
+
+    def goes_on(self, submit: Submit, instrument: Instrument, quantity: int, last: Decimal) -> None:
+        """A child that opens something is under way, and so much of it is not filled. It counts, whatever the limits say."""
+        price = last if submit.limit is None else instrument.price(submit.limit)
+        notional = price * instrument.quantity(quantity)
+        self._working[submit.client_id] = (instrument.symbol, notional)
+        self._opened += notional
 
     # ------------------------------------------------------------------------------------------------ the switch
 

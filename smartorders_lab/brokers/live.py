@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -29,14 +30,20 @@ import numpy as np
 from ..errors import ExchangeError, StoreError, short
 from ..instrument import Instrument
 from ..messages import Cancel, Report, Submit, What
+from ..rows import NONE, SCALE
 from .guard import Guard, exposure
 from .venues import SECOND_NS, Failed, Fate, Fill, Truth, Venue, Wanted
 
 if TYPE_CHECKING:
     from ..book import Book
+    from .protect import Protector
+    from .streams import PrivateStream
 
 SHORTEST_S, LONGEST_S = 0.05, 2.0
 """Pauses between looks at an order that works, if nothing wakes them; twice as long each time."""
+RESTING_S = 30.0
+"""The longest one while a private stream tells what happens to it: two looks a minute and order, where the tightest exchange (Kraken) lets
+a key make about twenty. Without a stream it is thirty."""
 GIVE_UP_S = 30.0
 """How long a request that the exchange does not take (too many, clock, no connection) is sent again."""
 CANCEL_S = 2.0
@@ -66,16 +73,18 @@ class _Child:
         self.submit, self.since_ms, self.sent_ns = submit, since_ms, sent_ns
         self.id = ""
         self.price: Decimal | None = None
+        self.amount: Decimal | None = None
         self.accepted = self.recalled = self.over = self.busy = self.asked = False
         self.fills: set[str] = set()
-        self.cancel_ns = 0
+        self.cancel_ns = self.missed_ns = 0
         self.wakes = 0
 
 
 class LiveBroker:
     """Children at a real exchange. Raises StoreError for what the exchange says that cannot be true.
 
-    `slippage_cap`: how far from the last price a purchase at market may go. `clock`: ns that nobody sets.
+    `slippage_cap`: how far from the last price a purchase at market may go. `clock`: ns that nobody sets. `stream`: what the exchange
+    says by itself; `beside`: other work that lasts as long as the session; `protector`: of orders whose machine is dead.
     """
 
     tells_all = True
@@ -89,9 +98,13 @@ class LiveBroker:
         pauses: Pauses,
         slippage_cap: Decimal = Decimal("0.01"),
         clock: Callable[[], int] = time.monotonic_ns,
+        stream: PrivateStream | None = None,
+        beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+        protector: Protector | None = None,
     ):
         self.venue, self.guard, self.pauses, self.cap, self.clock = venue, guard, pauses, slippage_cap, clock
         self.request_expiry_ns, self.visibility_lag_ns = venue.request_expiry_ns, venue.visibility_lag_ns
+        self.stream, self._beside, self.protector = stream, beside, protector
         self._children: dict[str, _Child] = {}
         self._instruments: dict[str, Instrument] = {}
         self._last: dict[str, Decimal] = {}
@@ -101,19 +114,42 @@ class LiveBroker:
     def begin(self, spawn: Callable[[Coroutine[Any, Any, None]], Any], hear: Callable[[Reports], None]) -> None:
         """From now on work runs where `spawn` puts it, and reports go to `hear`."""
         self._spawn, self._hear = spawn, hear
+        for work in self._beside:
+            spawn(work())
+        if self.stream is not None:
+            spawn(self.stream.run(self._names, self.touched))
 
     async def open(self) -> None:
         """Learn the exchange's markets and its clock. Raises ExchangeError."""
         try:
             await self.venue.open()
+            await self._let_in()
+            if self.protector is not None:
+                await self.protector.open(self)
         except Failed as failed:
             raise ExchangeError(
                 f"{self.venue.name}: cannot be traded on: {failed.reason}; see `smartorders doctor`"
             ) from None
 
+    async def _let_in(self) -> None:
+        """Have the keys refused now, not by every look at what is under way."""
+        try:
+            await self.venue.balances()
+        except Failed as failed:
+            if failed.fate is Fate.REFUSED:
+                raise
+
     def settled(self, book: Book) -> None:
         """It is known what became of everything: from here limits count."""
         self.guard.begin(*exposure(book))
+        for job in book.jobs.values():
+            if job.open and job.submit.opens:
+                market = book.markets[_market(job.submit.symbol)]
+                last = market.instrument.price(market.last.get("price", 0))
+                self.guard.goes_on(job.submit, market.instrument, job.submit.quantity - job.filled, last)
+
+        if self.protector is not None:
+            self._spawn(self.protector.run(book))
 
     async def end(self) -> None:
         """No more requests."""
@@ -150,6 +186,9 @@ class LiveBroker:
         """Have a child created; REJECTED at once if the guard rails do not let it pass."""
         if submit.client_id in self._children:
             return self.query(submit.client_id)
+        if submit.side > 0 and submit.limit is None and submit.symbol not in self._last:
+            why = "no price has come yet that a purchase could be held against"
+            return [Report(submit.client_id, What.REJECTED, reason=why)]
         refusal = self.guard.refusal(submit, self._instrument(submit), self._last.get(submit.symbol))
         if refusal:
             return [Report(submit.client_id, What.REJECTED, reason=refusal)]
@@ -177,6 +216,8 @@ class LiveBroker:
 
     def know(self, submit: Submit, id: str, fills: Iterable[str]) -> None:
         """A child of an earlier start, its id at the exchange if that was heard, and the trades that have been told."""
+        if submit.client_id in self._children:  # sent by this very start
+            return
         child = self._children[submit.client_id] = _Child(submit, submit.sent // 1_000_000, self.clock())
         child.id, child.accepted, child.fills = id, bool(id), set(fills)
 
@@ -187,6 +228,18 @@ class LiveBroker:
         child = self._children.get(client_id)
         if child is not None and not child.over:
             self._put_to_work(child, False)
+        elif self.protector is not None:
+            self.protector.touched(client_id)
+
+    def _names(self) -> dict[str, str]:
+        """What the children that are not over are called, here and at the exchange."""
+        names = {} if self.protector is None else dict(self.protector.names())
+        for client_id, child in self._children.items():
+            if not child.over:
+                names[client_id] = client_id
+                if child.id:
+                    names[child.id] = client_id
+        return names
 
     def _put_to_work(self, child: _Child, create: bool) -> None:
         child.wakes += 1
@@ -205,6 +258,13 @@ class LiveBroker:
 
     async def _create(self, child: _Child) -> bool:
         """Have the exchange take a child; False if that is settled: it does not."""
+        if self.protector is not None and not child.submit.opens and not self.guard.halted:
+            sold = [self._filled(child.submit, fill) for fill in await self.protector.withdraw(child.submit)]
+            if sold:  # what is left is asked for anew
+                child.fills |= {report.fill_id for report in sold}
+                whole = sum(report.quantity for report in sold) == child.submit.quantity
+                self._tell(child, [*sold, *([] if whole else [Report(child.submit.client_id, What.CANCELLED)])], True)
+                return False
         begin, pause = self.clock(), SHORTEST_S
         while True:
             halted = self.guard.halted
@@ -223,6 +283,8 @@ class LiveBroker:
                 child.sent_ns = self.clock()
                 self.guard.failed(failed)
                 if failed.fate is Fate.REFUSED:
+                    if failed.poor and await self._cut_to_free(child):
+                        continue
                     reason = f"insufficient funds: {failed.reason}" if failed.poor else failed.reason
                     self._tell(child, [Report(child.submit.client_id, What.REJECTED, reason=reason)], True)
                     return False
@@ -242,63 +304,97 @@ class LiveBroker:
             await self.pauses.pause(pause, child.submit.client_id)
             pause = min(2 * pause, LONGEST_S)
 
+    async def _cut_to_free(self, child: _Child) -> bool:
+        """Funds are missing for a sale: sell what there is, so that as little as possible stays unprotected. False if nothing is."""
+        submit, instrument = child.submit, self._instrument(child.submit)
+        if submit.side > 0 or submit.opens or ":" in instrument.symbol or child.amount is not None:
+            return False
+        try:
+            balances = await self.venue.balances()
+        except Failed:
+            return False
+        free = balances.get(instrument.symbol.split("/")[0], (Decimal(0), Decimal(0)))[0]
+        amount = free // instrument.quantity_increment * instrument.quantity_increment
+        if not 0 < amount < instrument.quantity(submit.quantity):
+            return False
+        log.warning(
+            "%s: only %s are free to be sold of %s", submit.client_id, amount, instrument.quantity(submit.quantity)
+        )
+        child.amount = amount
+        return True
+
     async def _repeat(self, child: _Child) -> bool:
         """Send a request of unknown outcome again under its id, where that cannot make a second order, until its outcome is known.
 
-        Returns whether it is known that the exchange has not taken any of them.
+        Returns whether it is there; if not, what it came to has to be looked up.
         """
-        pause = SHORTEST_S
+        begin, pause = self.clock(), SHORTEST_S
         while True:
             await self.pauses.pause(pause, child.submit.client_id)
             pause = min(2 * pause, LONGEST_S)
-            if self.guard.halted:
-                return False  # what it came to has to be looked up
+            if child.recalled or self.guard.halted or self.clock() > begin + GIVE_UP_S * SECOND_NS:
+                return False
             child.sent_ns = self.clock()
             try:
                 child.id = await self.venue.create(self._wanted(child))
                 return True
             except Failed as failed:
                 child.sent_ns = self.clock()
+                self.guard.failed(failed)
                 if failed.fate in (Fate.EXISTS, Fate.REFUSED):
                     return False  # a refusal says nothing of the first request
-            if self.clock() > child.sent_ns + GIVE_UP_S * SECOND_NS:
-                return False
 
     async def _follow(self, child: _Child) -> None:
         """Look at a child until it is over, or proven absent."""
-        submit, pause, seen = child.submit, SHORTEST_S, child.wakes
+        submit, pause, told = child.submit, SHORTEST_S, True
         while not child.over:
+            seen, fills = child.wakes, len(child.fills)
             if child.recalled and self.clock() >= child.cancel_ns:
                 child.cancel_ns = self.clock() + int(CANCEL_S * SECOND_NS)
                 with contextlib.suppress(Failed):  # whatever it says, the look that follows says what it came to
                     await self.venue.cancel(_market(submit.symbol), submit.client_id, child.id)
-            sure = True
+            looked, sure = self.clock(), True  # an answer that takes long says how it stood when it was asked for
             try:
                 truth = await self.venue.find(_market(submit.symbol), submit.client_id, child.id, child.since_ms)
             except Failed as failed:
                 log.info("%s: not looked up: %s", submit.client_id, failed)
                 truth, sure = None, False
             if truth is not None:
+                child.missed_ns = 0
                 self._told(child, truth)
-            elif sure and self.clock() >= child.sent_ns + self.request_expiry_ns + self.visibility_lag_ns:
-                if child.accepted:  # some exchanges forget an order that is over and unfilled within hours
-                    self._tell(
-                        child, [Report(submit.client_id, What.CANCELLED, reason="the exchange has forgotten it")], True
-                    )
-                else:
-                    self._tell(child, [Report(submit.client_id, What.ABSENT)])
-                return
+            elif sure and looked >= child.sent_ns + self.request_expiry_ns + self.visibility_lag_ns:
+                child.missed_ns = child.missed_ns or looked
+                if looked >= child.missed_ns + self.visibility_lag_ns:  # on its way from list to list it is in neither
+                    self._tell_absent(child)
+                    return
+            if self.stream is not None and not told and (child.over or len(child.fills) > fills):
+                self.stream.missed()
             if child.over:
                 return
-            if child.wakes != seen:
-                seen, pause = child.wakes, SHORTEST_S
+            if child.wakes != seen:  # this look may have come before what it was about
+                pause = SHORTEST_S
+                continue
             await self.pauses.pause(pause, submit.client_id)
-            pause = min(2 * pause, LONGEST_S)
+            told = child.wakes != seen
+            pause = SHORTEST_S if told else min(2 * pause, self._longest(child))
+
+    def _tell_absent(self, child: _Child) -> None:
+        name = child.submit.client_id
+        if child.accepted:  # some exchanges forget an order that is over and unfilled within hours
+            self._tell(child, [Report(name, What.CANCELLED, reason="the exchange has forgotten it")], True)
+        else:
+            self.guard.over(child.submit)  # sent again it is counted again
+            self._tell(child, [Report(name, What.ABSENT)])
+
+    def _longest(self, child: _Child) -> float:
+        """The longest pause before a child is looked at again."""
+        told = self.stream is not None and self.stream.hears and child.accepted and not child.recalled
+        return RESTING_S if told else LONGEST_S
 
     def _wanted(self, child: _Child) -> Wanted:
         submit, instrument = child.submit, self._instrument(child.submit)
         side = "buy" if submit.side > 0 else "sell"
-        amount = instrument.quantity(submit.quantity)
+        amount = instrument.quantity(submit.quantity) if child.amount is None else child.amount
         market = submit.limit is None
         if not market:
             child.price = instrument.price(submit.limit)  # type: ignore[arg-type]
@@ -342,9 +438,14 @@ class LiveBroker:
             )
         price = round(fill.price / instrument.price_increment)
         fees = tuple((currency, str(cost)) for currency, cost in fill.fees)
-        return Report(
-            submit.client_id, What.FILLED, fill.ts, price, int(quantity), int(fill.liquidity), fill.id, "", fees
-        )
+        lost = NONE
+        if fees:
+            base = sum(
+                (cost for currency, cost in fill.fees if currency == _market(submit.symbol).split("/")[0]), Decimal(0)
+            )
+            lost = math.ceil(base * SCALE / instrument.quantity_increment)
+        liquidity = int(fill.liquidity)
+        return Report(submit.client_id, What.FILLED, fill.ts, price, int(quantity), liquidity, fill.id, "", fees, lost)
 
     def _tell(self, child: _Child, reports: Reports, over: bool = False) -> None:
         child.over = child.over or over

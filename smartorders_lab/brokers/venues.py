@@ -15,20 +15,35 @@ refusals is of unknown outcome.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import ExchangeError, short
 from ..instrument import Instrument
-from ..keys import Keys
+from ..keys import Keys, quieten, scrub
 from ..rows import Liquidity
 
 SECOND_NS = 10**9
+SYNC_S, LOOK_S, AGAIN_S = 600.0, 10.0, 5.0
+"""How often the exchange's clock is read; how often it is looked whether this machine's was set; the shortest time between two readings."""
+TURN_S = 2.0
+"""How long one request waits for another's answer where they have to arrive in order."""
+STEP_S = 0.5
+"""A clock that has moved by so much against the one that nobody sets was set, or the machine has slept."""
+WRONG_MS = 1_000
+"""What the clock has to have been wrong by for an error to have come of that."""
+
+log = logging.getLogger(__name__)
 
 
 class Fate(StrEnum):
@@ -45,11 +60,12 @@ class Fate(StrEnum):
 
 
 class Failed(Exception):
-    """A request failed. `fate`: whether it can have been carried out all the same; `poor`: funds are missing."""
+    """A request failed. `fate`: whether it can have been carried out all the same; `poor`: funds are missing; `timely`: unless it failed,
+    or may have, for the time that it bore."""
 
-    def __init__(self, fate: Fate, reason: str, poor: bool = False):
+    def __init__(self, fate: Fate, reason: str, poor: bool = False, timely: bool = True):
         super().__init__(reason)
-        self.fate, self.reason, self.poor = fate, reason, poor
+        self.fate, self.reason, self.poor, self.timely = fate, reason, poor, timely
 
 
 class Wanted(NamedTuple):
@@ -66,6 +82,8 @@ class Wanted(NamedTuple):
     sent_ms: int
     ioc: bool = False
     post_only: bool = False
+    trigger: Decimal | None = None
+    """Rest until the market falls to it: a stop loss."""
 
 
 class Fill(NamedTuple):
@@ -96,7 +114,8 @@ class Facts:
 
     `expiry_s`: after so long a request that has not arrived is not carried out any more, by its own rule or because nothing takes longer;
     `lag_s`: after so long an order that exists is found; `repeat`: a request of unknown outcome may be repeated under its client id,
-    since that is refused, or answered with the first order, also when that is over. The lists are codes in the text of an error.
+    since that is refused, or answered with the first order, also when that is over. The lists are codes in the text of an error; `clock`:
+    those that say, or may say, that the time of the request was wrong.
     """
 
     expiry_s: float
@@ -106,6 +125,7 @@ class Facts:
     exists: tuple[str, ...] = ()
     again: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    clock: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -120,6 +140,7 @@ FACTS = {
         exists=("Duplicate order sent",),
         again=("-1021", "-1003", "-1015"),
         refused=("-2015", "-5028"),
+        clock=("-1021", "-5028"),
         options={
             "recvWindow": EXPIRY_MS,
             "adjustForTimeDifference": False,
@@ -135,6 +156,7 @@ FACTS = {
         unsure=("10000", "10016", "170001", "170007", "170032", "170146"),
         exists=("170141", "110072", "12141"),
         again=("10002", "10006", "10018"),
+        clock=("10002",),
         options={"recvWindow": EXPIRY_MS, "enableUnifiedMargin": False, "enableUnifiedAccount": True},
     ),
     "okx": Facts(
@@ -144,6 +166,7 @@ FACTS = {
         exists=("51016",),
         again=("50011", "50061", "50102", "50112"),
         refused=("51149", "50120"),
+        clock=("50102", "50112", "51149"),
     ),
     "gate": Facts(
         5,
@@ -151,6 +174,7 @@ FACTS = {
         unsure=("INTERNAL", "SERVER_ERROR", "TOO_BUSY"),
         exists=("REPEATED_CREATION",),
         again=("REQUEST_EXPIRED", "TOO_MANY_REQUESTS", "TOO_FAST"),
+        clock=("REQUEST_EXPIRED",),
         options={"unifiedAccount": False},
     ),
     # it cannot be told when to give a request up
@@ -160,6 +184,7 @@ FACTS = {
         unsure=("40010", "40015", "40725", "45001"),
         exists=("40786", "43118", "45034", "40708", "50060", "25212"),
         again=("40008", "40005", "429"),
+        clock=("40008", "40005"),
         options={"uta": False},
     ),
     "kucoin": Facts(
@@ -168,6 +193,7 @@ FACTS = {
         unsure=("408000", "500000"),
         exists=("clientOidDuplicated", "126044"),
         again=("400002", "429000", "200003"),
+        clock=("400002",),
         options={"uta": False, "hf": True},
     ),
     "kraken": Facts(
@@ -184,6 +210,7 @@ FACTS = {
             "EAPI:Invalid signature",
             "EOrder:",
         ),
+        clock=("EService:Deadline elapsed", "EAPI:Invalid nonce"),
     ),
     # asked twice for the same client id it gives the first order back
     "coinbase": Facts(
@@ -193,6 +220,7 @@ FACTS = {
         unsure=("INTERNAL", "internal_server_error"),
         exists=("DUPLICATE_CLIENT_ORDER_ID",),
         again=("rate_limit_exceeded", "too many requests"),
+        clock=("Unauthorized",),  # all that it says of a token that is too old
     ),
 }
 ALIASES = {"gateio": "gate", "okex": "okx", "coinbaseadvanced": "coinbase", "coinbase-advanced": "coinbase"}
@@ -213,10 +241,10 @@ def fate(name: str, error: BaseException, sent: bool) -> Failed:
     import ccxt
 
     facts, text = FACTS[name], str(error)
-    reason = f"{type(error).__name__}: {short(text)}"
+    reason = f"{type(error).__name__}: {short(scrub(text))}"
 
     def found(what: Fate) -> Failed:
-        return Failed(what, reason, isinstance(error, ccxt.InsufficientFunds))
+        return Failed(what, reason, isinstance(error, ccxt.InsufficientFunds), not _says(text, facts.clock))
 
     if isinstance(error, ccxt.BaseError) and not sent:
         return found(Fate.NOT_SENT if isinstance(error, ccxt.OperationFailed) else Fate.REFUSED)
@@ -239,7 +267,7 @@ def fate(name: str, error: BaseException, sent: bool) -> Failed:
     return found(Fate.UNSURE)
 
 
-_EXPIRES = {"okx": ("expTime", r"^trade/order$"), "gate": ("x-gate-exptime", r"orders$")}
+_EXPIRES = {"okx": ("expTime", r"^trade/(batch-orders|order)$"), "gate": ("x-gate-exptime", r"orders$")}
 """A header that says when a request is too late, and the paths that take it; ccxt has no parameter for it."""
 
 
@@ -248,6 +276,34 @@ def connect(name: str, keys: Keys) -> Any:
     import ccxt.pro
 
     return getattr(ccxt.pro, name)({**keys.for_ccxt(), "enableRateLimit": True})
+
+
+def _least(key: str) -> Callable[[list[dict[str, Any]]], str]:
+    return lambda page: str(min(int(row["info"][key]) for row in page))
+
+
+def _cursor(page: list[dict[str, Any]]) -> str:
+    return next(
+        (str(found) for row in page for key in ("nextPageCursor", "cursor") if (found := row["info"].get(key))), ""
+    )
+
+
+_PAGES: dict[tuple[str, str], tuple[int | None, str, Callable[[list[dict[str, Any]]], Any]]] = {
+    ("binance", "trades"): (1000, "fromId", lambda page: max(int(row["id"]) for row in page) + 1),
+    ("bybit", "trades"): (100, "cursor", _cursor),
+    ("bybit", "open"): (50, "cursor", _cursor),
+    ("okx", "trades"): (100, "after", _least("billId")),
+    ("okx", "open"): (100, "after", _least("ordId")),
+    ("gate", "trades"): (1000, "page", len),
+    ("gate", "closed"): (100, "page", len),
+    ("bitget", "trades"): (100, "idLessThan", _least("tradeId")),
+    ("bitget", "open"): (100, "idLessThan", _least("orderId")),
+    ("kucoin", "trades"): (100, "lastId", _least("id")),
+    ("coinbase", "trades"): (100, "cursor", _cursor),
+    ("coinbase", "open"): (100, "cursor", _cursor),
+    ("coinbase", "closed"): (250, "cursor", _cursor),
+}
+"""Of what an exchange lists in pages: how many to a page, the parameter that asks for the next, and what it is after a page."""
 
 
 class Venue:
@@ -267,7 +323,10 @@ class Venue:
         self.client: Any = None
         self.skew_ms = 0
         """How far this machine's clock is ahead of the exchange's."""
-        self._sent = 0
+        self._sent = self._nonce = 0
+        self._wall: Callable[[], int] = _wall_ms
+        self._synced_s, self._step_s = -AGAIN_S, 0.0
+        self._syncing, self._turn = asyncio.Lock(), asyncio.Lock()
 
     @property
     def request_expiry_ns(self) -> int:
@@ -284,8 +343,39 @@ class Venue:
         self.client = self._make()
         self._prepare(self.client)
         await self._asked(self.client.load_markets)
-        if self.client.has.get("fetchTime"):
-            self.skew_ms = int(await self._asked(self.client.load_time_difference) or 0)
+        await self.sync()
+
+    def another(self) -> Any:
+        """Another client with the markets and the clock of this one, for what must not wait before an order. Who asks for it closes it."""
+        client = self._make()
+        self._prepare(client)
+        client.set_markets_from_exchange(self.client)
+        return client
+
+    async def sync(self) -> None:
+        """Measure how far the clocks are apart. Raises Failed.
+
+        What the answer takes on its way counts as ours, so that we are a little late rather than early: a request may be seconds late,
+        but not from the future.
+        """
+        if not self.client.has.get("fetchTime"):
+            return
+        self._synced_s, self._step_s = time.monotonic(), time.time() - time.monotonic()
+        try:
+            told = await self.client.fetch_time()
+        except Exception as error:
+            raise fate(self.name, error, True) from None
+        if told is not None:
+            self.skew_ms = int(self._wall()) - int(told)
+
+    async def keep_time(self) -> None:
+        """Measure it now and then, and when this machine's clock was set or has slept."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            moved = abs(time.time() - time.monotonic() - self._step_s)
+            if moved > STEP_S or time.monotonic() > self._synced_s + SYNC_S:
+                with contextlib.suppress(Failed):
+                    await self.sync()
 
     async def close(self) -> None:
         """No more requests."""
@@ -294,7 +384,7 @@ class Venue:
 
     def now_ms(self) -> int:
         """The exchange's clock."""
-        return int(self.client.milliseconds()) - self.skew_ms
+        return int(self.client.milliseconds())
 
     def instrument(self, symbol: str) -> Instrument:
         """The rules of a market."""
@@ -312,6 +402,8 @@ class Venue:
             params["timeInForce"] = "IOC"
         elif wanted.post_only:
             params["postOnly"] = True
+        if wanted.trigger is not None:
+            params["stopLossPrice"] = float(wanted.trigger)
         if self.name == "kraken":
             until = (wanted.sent_ms + EXPIRY_MS) / 1000
             params |= {
@@ -337,7 +429,9 @@ class Venue:
         order = await self._order(symbol, client_id, id, since_ms)
         if order is None:
             return None
-        found = str(order["id"])
+        found = str(order.get("id") or "")
+        if not found or (id and found != id):
+            raise Failed(Fate.UNSURE, "the answer names no order, or another one")
         filled = _decimal(order.get("filled"))
         status = order.get("status")
         trades = await self._trades(symbol, order, since_ms) if filled > 0 else []
@@ -349,7 +443,7 @@ class Venue:
         filled = sum((fill.amount for fill in fills), Decimal(0))
         whole = status == "closed" and filled == _decimal(order.get("amount"))
         is_open = status == "open" or (status not in ("closed", "canceled", "expired", "rejected") and not whole)
-        rejected = short(str(order.get("info"))) if status == "rejected" and not filled else ""
+        rejected = short(scrub(str(order.get("info")))) if status == "rejected" and not filled else ""
         return Truth(found, is_open, filled, fills, rejected)
 
     async def cancel(self, symbol: str, client_id: str, id: str) -> None:
@@ -368,7 +462,7 @@ class Venue:
 
     async def open_orders(self, symbol: str) -> list[tuple[str, str]]:
         """(client id, id) of every order of a market that works."""
-        found = await self._asked(lambda: self.client.fetch_open_orders(symbol))
+        found = await self._pages("open", lambda limit, by: self.client.fetch_open_orders(symbol, None, limit, by))
         return [(self._client_id(order), str(order["id"])) for order in found]
 
     async def balances(self) -> dict[str, tuple[Decimal, Decimal]]:
@@ -380,14 +474,33 @@ class Venue:
     # ------------------------------------------------------------------------------------------------ the inside
 
     def _prepare(self, client: Any) -> None:
-        """Count what a client sends, and have it say until when an order is good."""
-        client.options.update(self.facts.options)
+        """Count what a client sends, give it the exchange's clock, and have it say until when an order is good."""
+        quieten(client)
+        client.options.update({**self.facts.options, "timeDifference": 0})
+        wall = self._wall = client.milliseconds
+        client.milliseconds = lambda: wall() - self.skew_ms
+        client.seconds = lambda: client.milliseconds() // 1000
+        client.microseconds = lambda: client.milliseconds() * 1000
+        if self.name == "kraken":  # its numbers have to grow whatever the clock does, also from one client to the next
+            client.nonce = self._number
         client.options["maxRetriesOnFailure"] = 0  # ccxt would repeat orders
+        # spot markets only: others need more hosts, more permissions and more time, and a start must not fail for what is not traded
+        client.has["fetchCurrencies"] = False
+        known = client.options.get("fetchMarkets")
+        client.options["fetchMarkets"] = (known if isinstance(known, dict) else {}) | {"types": ["spot"]}
+        if self.name == "coinbase":  # the other list does not say what orders hold
+            client.options["fetchBalance"] = "v3PrivateGetBrokerageAccounts"
         fetch, sign, expires = client.fetch, client.sign, _EXPIRES.get(self.name)
 
         async def counted(*request: Any, **more: Any) -> Any:
             self._sent += 1
-            return await fetch(*request, **more)
+            async with self._in_turn():
+                answer = await fetch(*request, **more)
+            if (
+                not isinstance(answer, (dict, list)) or answer == {}
+            ):  # ccxt would read a page of HTML as no orders at all
+                raise Failed(Fate.UNSURE, "the answer is empty, or none of this exchange's")
+            return answer
 
         def dated(path: str, api: Any = "public", method: str = "GET", *args: Any, **more: Any) -> Any:
             request = sign(path, api, method, *args, **more)
@@ -397,28 +510,87 @@ class Venue:
 
         client.fetch, client.sign = counted, dated
 
+    @contextlib.asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """Where the numbers of requests have to arrive in order, one at a time; a request that hangs is not waited for long."""
+        mine = False
+        if self.name == "kraken":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TURN_S):
+                    mine = await self._turn.acquire()
+        try:
+            yield
+        finally:
+            if mine:
+                self._turn.release()
+
+    def _number(self) -> int:
+        # by this machine's clock: what is reckoned of the exchange's, from whole seconds, may be less after a restart
+        self._nonce = max(self._nonce + 1, int(self._wall()))
+        return self._nonce
+
     async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """The answer to a request. Raises Failed."""
-        before = self._sent
+        before, skew = self._sent, self.skew_ms
         try:
             return await ask()
         except Failed:
             raise
         except Exception as error:
-            raise fate(self.name, error, self._sent > before) from None
+            failed = fate(self.name, error, self._sent > before)
+        raise await self._timed(failed, skew)
+
+    async def _timed(self, failed: Failed, skew_ms: int) -> Failed:
+        """What failed, when we were reckoned to be so far ahead; if that was wrong it may be sent again, for it is set right here."""
+        if failed.timely or failed.fate not in (Fate.NOT_SENT, Fate.REFUSED):
+            return failed
+        async with self._syncing:
+            if time.monotonic() > self._synced_s + AGAIN_S:
+                with contextlib.suppress(Failed):
+                    await self.sync()
+        if abs(self.skew_ms - skew_ms) < WRONG_MS:
+            return failed
+        log.warning("%s: our clock is %d ms ahead, not %d ms", self.name, self.skew_ms, skew_ms)
+        return Failed(Fate.NOT_SENT, failed.reason)
+
+    async def _pages(
+        self,
+        what: str,
+        ask: Callable[[int | None, dict[str, Any]], Awaitable[Any]],
+        until: Callable[[Any], Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """All of a list, page after page, or the pages up to one of which `until` is true. Raises Failed."""
+        size, name, after = _PAGES.get((self.name, what), (None, "", _cursor))
+        found: dict[str, dict[str, Any]] = {}
+        by: dict[str, Any] = {}
+        for number in range(2, 1000):
+            page = await self._asked(lambda by=by: ask(size, by))  # type: ignore[misc]
+            new = {str(row["id"]): row for row in page if str(row["id"]) not in found}
+            found |= new
+            if size is None or len(page) < size or not new or (until is not None and until(page)):
+                break
+            following = number if name == "page" else after(page)
+            if not following:
+                break
+            by = {name: following}
+        return [*found.values()]
 
     async def _looked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """The answer to a look; None if the exchange says that there is no such order."""
         import ccxt
 
+        skew = self.skew_ms
         try:
             return await ask()
+        except Failed:
+            raise
         except ccxt.OrderNotFound:
             return None
         except Exception as error:
             if "was not found" in str(error) or _says(str(error), ("-2013", "EOrder:Unknown order", "NOT_FOUND")):
                 return None
-            raise fate(self.name, error, True) from None
+            failed = fate(self.name, error, True)
+        raise await self._timed(failed, skew)
 
     async def _order(self, symbol: str, client_id: str, id: str, since_ms: int) -> dict[str, Any] | None:
         """An order as ccxt reads it, however this exchange lets it be found."""
@@ -443,14 +615,28 @@ class Venue:
             if name != "gate":
                 return None
         if name == "coinbase":
-            return self._named(await self._looked(lambda: client.fetch_orders(symbol, since, 250)), client_id, id)
-        by = {"clientOrderId": client_id} if name == "kraken" else {}
-        order = self._named(await self._looked(lambda: client.fetch_open_orders(symbol, None, None, by)), client_id, id)
-        if order is None:
-            order = self._named(
-                await self._looked(lambda: client.fetch_closed_orders(symbol, since, None, by)), client_id, id
+            return self._named(
+                await self._listed(lambda n, by: client.fetch_orders(symbol, since, n, by), client_id, id),
+                client_id,
+                id,
             )
+        # without its trades an order of Kraken would have to be looked for among all that the account has made
+        ours: dict[str, Any] = {"clientOrderId": client_id, "trades": "true"} if name == "kraken" else {}
+        order = self._named(
+            await self._looked(lambda: client.fetch_open_orders(symbol, None, None, ours)), client_id, id
+        )
+        if order is None:
+            older = await self._listed(
+                lambda n, more: client.fetch_closed_orders(symbol, since, n, ours | more), client_id, id
+            )
+            order = self._named(older, client_id, id)
         return order
+
+    async def _listed(
+        self, ask: Callable[[int | None, dict[str, Any]], Awaitable[Any]], client_id: str, id: str
+    ) -> list[dict[str, Any]]:
+        """What an exchange lists of orders, as far as the page that has the one that is meant."""
+        return await self._pages("closed", ask, lambda page: self._named(page, client_id, id) is not None)
 
     def _client_id(self, order: Mapping[str, Any]) -> str:
         found = str(order.get("clientOrderId") or "")
@@ -472,13 +658,15 @@ class Venue:
                 str(t["id"]) for t in order.get("trades") or ()
             ]
             if named:
-                return list(
-                    await self._asked(lambda: client.fetch_order_trades(id, symbol, None, None, {"trades": named}))
-                )
+                found = []
+                for n in range(0, len(named), 19):  # after 20 at once ccxt asks for the trades of nothing
+                    some = {"trades": named[n : n + 19]}
+                    found += await self._asked(partial(client.fetch_order_trades, id, symbol, None, None, some))
+                return found
         elif self.name not in ("bitget", "coinbase"):
-            return list(await self._asked(lambda: client.fetch_order_trades(id, symbol)))
-        by = {"bitget": {"orderId": id}, "coinbase": {"order_ids": id}}.get(self.name, {})
-        found = await self._asked(lambda: client.fetch_my_trades(symbol, since, None, by))
+            return await self._pages("trades", lambda n, by: client.fetch_order_trades(id, symbol, None, n, by))
+        own = {"bitget": {"orderId": id}, "coinbase": {"order_ids": id}}.get(self.name, {})
+        found = await self._pages("trades", lambda n, by: client.fetch_my_trades(symbol, since, n, own | by))
         return [trade for trade in found if str(trade.get("order")) == id]
 
     def _fill(self, trade: Mapping[str, Any]) -> Fill:
@@ -497,6 +685,10 @@ class Venue:
             liquidity,
             paid,
         )
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _decimal(value: Any) -> Decimal:

@@ -298,8 +298,8 @@ class Lives:
                     _write(line, json.dumps(self._answer(asked)).encode())
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        from ..life import seen
         from ..story import Story
-        from .fork import seen
 
         session = self._session
         try:

@@ -428,6 +428,8 @@ class Board(ipywidgets.VBox):
             for n, o in watch.orders.items()
             if o["attention"] and o["status"] not in OVER
         ]
+        if watch.halted:
+            alerts.insert(0, {"text": f"HALTED: nothing is sent to the exchange ({watch.halted})", "kind": "bad"})
         for symbol, market in watch.symbols.items():
             if market["state"] == "stale" and watch.status not in ("ended", "closed", "stopped"):
                 alerts.append({"text": f"{symbol}: no ticks come", "kind": "bad"})
@@ -1021,7 +1023,7 @@ class Board(ipywidgets.VBox):
     def _working(self, order: Mapping[str, Any]) -> list[str]:
         """What works for an order now, and what becomes of it when that ends."""
         digits = digits_of(self.watch.symbols[order["symbol"]])
-        lines = [] if self.watch.mode == "paper" else ["This is a LIVE session: real money."]
+        lines = ["This is a LIVE session: real money."] if self.watch.mode == "live" else []
         if order["status"] == "PENDING":
             lines.append(f"The entry still waits ({entry_words(order)}); it is taken back.")
         waiting = [level for level in order["levels"] if level["status"] == "PENDING"]

@@ -31,6 +31,12 @@ from ..looks import THEMES
 
 HZ = 8.0
 """How often, at most, what changes is shown: more the eye does not take in."""
+MODES = {
+    "paper": ("PAPER", "on paper"),
+    "live": ("LIVE", "with real money"),
+    "dry": ("DRY RUN", "on paper, showing what would be sent"),
+}
+"""How the mode of a session is written: as a badge, and in a sentence."""
 _JOIN_S = 5.0
 _STATIC = Path(__file__).with_name("static")
 _numbers = itertools.count(1)

@@ -18,24 +18,21 @@ from ..errors import DataError, SmartOrdersError, short
 from ..fields import plain
 from ..fields import text_of as text_of_value
 from ..fills import FillModel
+from ..life import seen
 from ..spec import SmartOrder
 from ..ticks import Ticks
 from ..times import instant_text
 from .board import Board
 from .editor import LadderEditor
-from .fork import Fork, seen, shut
-from .parts import Dialog, Hub, Manners, free, said_html, text_of
+from .fork import Fork, shut
+from .parts import MODES, Dialog, Hub, Manners, free, said_html, text_of
 
-MODES = {"paper": ("PAPER", "on paper"), "live": ("LIVE", "with real money")}
-"""How a mode is written: as a badge, and in a sentence."""
 STYLE = """<style>
 .sol-terminal-head h2 { font-size: 1.15em; margin: 0; line-height: 1.5; overflow-wrap: anywhere; }
 .sol-mode { font-weight: 700; padding: 2px 10px; margin-right: 6px; border-radius: 999px; border: 2px solid currentColor; }
 .sol-terminal-row { gap: 8px; } .sol-upto { opacity: .75; line-height: 32px; }
 .sol-mode-live { background: #d9432f; color: #fff; border-color: #d9432f; }
 </style>"""
-
-
 _NO_TICKS = (
     "No ticks have come yet, so there is nothing to draw on. Give a history, Terminal(session, ticks), or place the first order with "
     "session.place(...), and take the newest ticks."
@@ -94,7 +91,7 @@ class Terminal(ipywidgets.VBox):
         self.fork: Fork | None = None
         badge, words = MODES.get(self.mode, (self.mode.upper(), self.mode))
         shown = text_of(title or state["name"] or state["session"])
-        kind, what = "paper" if self.mode == "paper" else "live", text_of(f"orders are carried out {words}")
+        kind, what = "live" if self.mode == "live" else "paper", text_of(f"orders are carried out {words}")
         mode = f'<span class="sol-mode sol-mode-{kind}" title="{what}">{text_of(badge)}</span>'
         self.head = ipywidgets.HTML(f'{STYLE}<div class="sol-terminal-head"><h2>{shown}</h2></div>')
         self.badge = ipywidgets.HTML(mode)
@@ -266,7 +263,7 @@ class Terminal(ipywidgets.VBox):
             self._say_problems()
             return
         badge, words = MODES.get(self.mode, (self.mode.upper(), self.mode))
-        live = self.mode != "paper"
+        live = self.mode == "live"
         self.dialog.ask(
             f"{badge}: place this order {words}?",
             [*summary(order), *(str(warning) for warning in order.warnings())],

@@ -20,7 +20,7 @@ from ..errors import SmartOrdersError
 from ..fields import Distance, target
 from ..looks import decimals
 from ..times import instant_ns
-from .parts import DOTS, Hub, dot_html, level_dots, progress, status_dot, text_of
+from .parts import DOTS, MODES, Hub, dot_html, level_dots, progress, status_dot, text_of
 
 OVER = ("CLOSED", "STOPPED", "CANCELLED")
 KEPT = 10_000
@@ -47,6 +47,7 @@ class Watch:
         self.symbols: dict[str, dict[str, Any]] = {}
         self.id = self.name = ""
         self.mode = str(getattr(session, "mode", "paper"))
+        self.halted = ""
         self.status, self.error = "starting", ""
         self.heard = 0
         """The number of the last change that the session has told of."""
@@ -214,7 +215,7 @@ class Watch:
                 self.heard = max(state["seq"], self.heard) if self.id in ("", state["session"]) else state["seq"]
             self.id = state["session"]
         self.name, self.mode, self.status = state.get("name", state["session"]), state["mode"], state["status"]
-        self.error = ""
+        self.error, self.halted = "", str(state.get("halted", ""))
         now = time.monotonic()
         for symbol, market in state["symbols"].items():
             known = self.symbols.get(symbol)
@@ -340,7 +341,8 @@ def static_table(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pri
             text_of(row["tag"]),
         ]
         lines.append("<tr>" + "".join(f'<td style="{_TD}text-align:left">{cell}</td>' for cell in cells) + "</tr>")
-    mode = "PAPER" if head["mode"] == "paper" else "LIVE, real money"
+    badge, words = MODES.get(head["mode"], (head["mode"].upper(), head["mode"]))
+    mode = badge if head["mode"] == "paper" else f"{badge}, {words}"
     top = "".join(f'<th scope="col" style="{_TD}text-align:left">{text_of(title)}</th>' for title in titles)
     more = f"<p>{len(rows) - len(shown)} more are not shown.</p>" if len(rows) > len(shown) else ""
     said = f"<b>{text_of(head['name'])}</b> · {mode} · {text_of(head['feed']['word'])}"

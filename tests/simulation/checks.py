@@ -50,6 +50,17 @@ WHAT = {
     "told": "events are told in order, once durable",
     "keys": "an order that is placed again under its key is the same order",
     "stale": "an action that was decided on another version is refused",
+    "T1": "every fill at an exchange is told once, as it was",
+    "T2": "an order is told as over when nothing more can happen to it, and all its fills have been told",
+    "T3": "an order is told as absent when it is not there and cannot arrive any more",
+    "E1": "a request of unknown outcome is repeated only where the exchange does not carry it out twice",
+    "E2": "nothing is sent while the switch is off",
+    "E3": "nothing is sold that is not there",
+    "O1": "at the exchange nothing works that is over, or that no book knows",
+    "B1": "balances at the exchange are what the fills in the journal come to",
+    "G1": "the guard counts what works, and nothing else",
+    "G2": "no more is opened than the limits allow",
+    "L6": "a start finds out what became of everything",
     "error": "nothing raises what it must not",
 }
 F = {name: n for n, name in enumerate(ORDER.names or ())}
@@ -146,24 +157,25 @@ class Checks:
             submit = Submit(*change[1])
             self.order_of[submit.client_id] = submit
         elif what == "fill":
-            submit, quantity = self.order_of[change[1]], change[5]
-            key, track = self.intents[submit.client_id], self.tracks[submit.order]
-            self.executed[key] = done = self.executed.get(key, 0) + quantity
-            self.hold(
-                done <= self.quantity[key], "I8", f"order {key[0]}, child {key[1]}: {done} of {self.quantity[key]}"
-            )
-            if submit.opens:
-                track.bought += quantity
-                most = None if track.wanted is None else track.wanted + track.added
-                self.hold(most is None or track.bought <= most, "I2", f"order {submit.order}: {track.bought} of {most}")
-            else:
-                track.sold += quantity
-            self.hold(
-                track.sold <= track.bought + track.owned,
-                "I1",
-                f"order {submit.order}: {track.sold} sold, {track.bought} + {track.owned} bought",
-            )
-            self.hold(not track.ended, "I4", f"order {submit.order}: a fill after its end")
+            self.filled(self.order_of[change[1]], change[5])
+
+    def filled(self, submit: Submit, quantity: int) -> None:
+        """The exchange has executed some of a child."""
+        key, track = self.intents[submit.client_id], self.tracks[submit.order]
+        self.executed[key] = done = self.executed.get(key, 0) + quantity
+        self.hold(done <= self.quantity[key], "I8", f"order {key[0]}, child {key[1]}: {done} of {self.quantity[key]}")
+        if submit.opens:
+            track.bought += quantity
+            most = None if track.wanted is None else track.wanted + track.added
+            self.hold(most is None or track.bought <= most, "I2", f"order {submit.order}: {track.bought} of {most}")
+        else:
+            track.sold += quantity
+        self.hold(
+            track.sold <= track.bought + track.owned,
+            "I1",
+            f"order {submit.order}: {track.sold} sold, {track.bought} + {track.owned} bought",
+        )
+        self.hold(not track.ended, "I4", f"order {submit.order}: a fill after its end")
 
     def sending(self, submit: Submit) -> None:
         """A book sends a child."""
@@ -313,8 +325,7 @@ class Checks:
         world.count(f"end: {Status(status).name.lower()}/{event[E['reason']]}")
         stopped = status == Status.STOPPED
         self.hold((track.leaving in _STOPS) <= (stopped or track.user_ends), "L1", f"{about}: {Status(status).name}")
-        children = world.exchange.ledger._of_order.get((track.spec.symbol, number), [])
-        out = [child.submit.client_id for child in children if child.working]
+        out = world.exchange.working(track.spec.symbol, number)
         self.hold(not out, "I7", f"{about}: {out} still work at the exchange")
         if status in (Status.CLOSED, Status.STOPPED):
             left = track.owned + track.bought - track.sold

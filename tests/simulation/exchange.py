@@ -223,6 +223,12 @@ class Exchange:
             self.world.count("fault: cancelled by the venue")
             self._report_later(self.ledger.query(client_id)[1:])
 
+    def working(self, symbol: str = "", order: int = -1) -> list[str]:
+        """The children that work, all or those of one smart order."""
+        if not symbol:
+            return [submit.client_id for submit in self.ledger.open_orders()]
+        return [child.submit.client_id for child in self.ledger._of_order.get((symbol, order), []) if child.working]
+
     def market(self, symbol: str, number: int, ts: int, price: int, size: float) -> None:
         """In the live style: a trade, and what it does to the children there."""
         if not self.live or symbol not in self.ledger._markets:

@@ -15,7 +15,10 @@ import numpy as np
 from smartorders_lab.rows import EVENT
 
 from .checks import Violation
+from .live import LiveWorld
+from .live_mutants import LIVE_MUTANTS
 from .mutants import MUTANTS, broken
+from .venue import FAULTS
 from .world import World, bare
 
 SOMETIMES = (
@@ -45,6 +48,22 @@ SOMETIMES = (
     ),
 )
 """What has to come about in some seed, or the simulation does not test what it says."""
+_PAPER_ONLY = ("fault: submit", "fault: cancel twice", "fault: query", "fault: match", "fault: report", "fault: broker")
+SOMETIMES_LIVE = (
+    *(
+        name
+        for name in SOMETIMES
+        if not name.startswith((*_PAPER_ONLY, "crash: match", "crash: query", "crash: submit"))
+    ),
+    *(f"fault: {what} {name}" for what, names in FAULTS.items() if what != "balances" for name in names),
+    *("fault: came twice", "fault: find blind", "fault: forgotten", "fault: in neither list", "fault: halted"),
+    *("fault: cancel loses the race", "fault: remainder cancelled", "fault: trades do not add up yet"),
+    *(f"crash: worker {what}" for what in ("begins", "create", "find", "trades", "cancel", "pause")),
+    *(f"crash: {what}" for what in ("submit before", "submit after", "query before", "create before", "create after")),
+    *(f"told: {what}" for what in ("accepted", "filled", "cancelled", "rejected", "absent")),
+    *(f"branch: {what}" for what in ("repeated", "start waits")),
+)
+"""The same with the live broker."""
 
 
 @dataclass
@@ -69,9 +88,10 @@ class Result:
         self.violations += other.violations
         self.digests |= other.digests
 
-    def missing(self) -> list[str]:
+    def missing(self, broker: str = "paper") -> list[str]:
         """What should have come about and did not."""
-        return [name for name in SOMETIMES if not self.counts[name]]
+        wanted = SOMETIMES if broker == "paper" else SOMETIMES_LIVE
+        return [name for name in wanted if not self.counts[name]]
 
     def __str__(self) -> str:
         sums = Counter[str]()
@@ -82,30 +102,45 @@ class Result:
         return "\n".join([text, *rows, f"{len(self.violations)} violations"])
 
 
-def command(seed: int, steps: int, kill_at: int = 0, quiet: bool = False) -> str:
+WORLDS: dict[str, type[World]] = {"paper": World, "live": LiveWorld}
+BROKEN = {"paper": MUTANTS, "live": LIVE_MUTANTS}
+
+
+def command(seed: int, steps: int, kill_at: int = 0, quiet: bool = False, broker: str = "paper") -> str:
     """What repeats a run."""
     more = (f" --kill-at {kill_at}" if kill_at else "") + (" --quiet" if quiet else "")
+    more += f" --broker {broker}" if broker != "paper" else ""
     return f"python -m tests.simulation --first {seed} --seeds 1 --steps {steps}{more} -v"
 
 
 def run_seed(
-    seed: int, steps: int, kill_at: int = 0, crashes: bool = True, quiet: bool = False, say: bool = False
+    seed: int,
+    steps: int,
+    kill_at: int = 0,
+    crashes: bool = True,
+    quiet: bool = False,
+    say: bool = False,
+    broker: str = "paper",
 ) -> tuple[World, Result]:
     """One run; a violation is told with what happened last and how to repeat it."""
-    world = World(seed, kill_at, crashes, quiet, say)
+    world = WORLDS[broker](seed, kill_at, crashes, quiet, say)
     violations = []
     try:
         world.run(steps)
     except Violation as violation:
         last = "\n".join(f"    {line[:200]}" for line in world.trail)
-        violations.append(f"seed {seed}: {violation}\n  {world.plan}\n{last}\n  {command(seed, steps, kill_at, quiet)}")
+        again = command(seed, steps, kill_at, quiet, broker)
+        violations.append(f"seed {seed}: {violation}\n  {world.plan}\n{last}\n  {again}")
+    finally:
+        world.close()
     digest = {} if violations else {seed: world.digest()}
     return world, Result(1, world.happened, world.checks.asserted, world.points, world.counts, violations, digest)
 
 
-def simulate(task: tuple[int, int]) -> Result:
-    """One seed with its faults and its crashes."""
-    return run_seed(*task)[1]
+def simulate(task: tuple[int, int] | tuple[int, int, str]) -> Result:
+    """One seed with its faults and its crashes: seed, steps, and the broker (paper)."""
+    seed, steps, *broker = task
+    return run_seed(seed, steps, broker=broker[0] if broker else "paper")[1]
 
 
 def exhaust(task: tuple[int, int], stride: int = 1) -> Result:
@@ -147,14 +182,16 @@ def _difference(a: tuple[np.ndarray, list[Any]], b: tuple[np.ndarray, list[Any]]
     return "" if a[1] == b[1] else "the orders differ"
 
 
-def catch(name: str, seeds: Sequence[int], steps: int, all_of_them: bool = False) -> tuple[int, int, str]:
+def catch(
+    name: str, seeds: Sequence[int], steps: int, all_of_them: bool = False, broker: str = "paper"
+) -> tuple[int, int, str]:
     """How many of the seeds catch a mutant, of how many that were tried, and what the first said."""
     caught, first = 0, ""
-    with broken(MUTANTS[name]):
+    with broken(BROKEN[broker][name]):
         for tried in count(1):
             if tried > len(seeds):
                 break
-            _, result = run_seed(seeds[tried - 1], steps)
+            _, result = run_seed(seeds[tried - 1], steps, broker=broker)
             if result.violations:
                 caught += 1
                 first = first or result.violations[0].partition("\n")[0]
@@ -163,9 +200,9 @@ def catch(name: str, seeds: Sequence[int], steps: int, all_of_them: bool = False
     return caught, len(seeds), first
 
 
-def _catch(task: tuple[str, int, int, int]) -> tuple[str, tuple[int, int, str]]:
-    name, begin, seeds, steps = task
-    return name, catch(name, range(begin, begin + seeds), steps, all_of_them=True)
+def _catch(task: tuple[str, int, int, int, str]) -> tuple[str, tuple[int, int, str]]:
+    name, begin, seeds, steps, broker = task
+    return name, catch(name, range(begin, begin + seeds), steps, True, broker)
 
 
 def side_by_side(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> Iterator[Any]:

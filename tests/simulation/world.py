@@ -110,11 +110,16 @@ class Market:
 class World:
     """One seed. `steps` things happen, then all faults end and everything has to come to its end."""
 
+    plans, checkers, exchanges = Plan, Checks, Exchange
+    """What it is made of; a world of another kind has its own."""
+    calm = 20, 3 * SECOND
+    """How long after the last fault everything has to be known."""
+
     def __init__(self, seed: int, kill_at: int = 0, crashes: bool = True, quiet: bool = False, say: bool = False):
         """`kill_at`: killed once, at that point, and not at random. `crashes`: killed at random. `quiet`: no faults, no time passes while
         it is down, and users try again, so that being killed must not change anything."""
         self.seed, self.rng = seed, random.Random(seed)
-        self.plan = Plan(self.rng)
+        self.plan = self.plans(self.rng)
         if quiet:
             self.plan.quiet()
         self.kill_at, self.crashes, self.quiet, self.say = kill_at, crashes, quiet, say
@@ -125,7 +130,7 @@ class World:
         self.trail: deque[str] = deque(maxlen=20)
         self.faults = not quiet
         self.book: Book | None = None
-        self.checks = Checks(self)
+        self.checks = self.checkers(self)
         self.instruments = {
             symbol: Instrument(symbol=symbol, price_increment="0.01", quantity_increment="0.001", min_quantity="0.01")
             for symbol in self.plan.symbols
@@ -142,7 +147,7 @@ class World:
         }
         self.journal = Archive(meta, self._hook)
         self.journal.id = f"seed{seed}"
-        self.exchange = Exchange(self)
+        self.exchange: Any = self.exchanges(self)
         self.cut = False
         """The feed is down."""
         self.deaf = False
@@ -273,7 +278,7 @@ class World:
             self._do(self._started)
             for _ in range(steps):
                 self._do(self._choose())
-                self._do(self.hear if self.rng.random() < 0.6 else self.timer)
+                self._do(self._meanwhile())
             self.settle()
         except Violation:
             raise
@@ -282,6 +287,13 @@ class World:
             raise Violation(
                 "error", f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
             ) from error
+
+    def _meanwhile(self) -> Callable[[], object]:
+        """What happens beside."""
+        return self.hear if self.rng.random() < 0.6 else self.timer
+
+    def close(self) -> None:
+        """Nothing more happens."""
 
     def _do(self, work: Callable[[], object], again: bool = False) -> None:
         """Something happens; if the process dies of it, it is started again, as often as it takes. `again`: then it is tried again."""
@@ -295,8 +307,7 @@ class World:
                 self.checks.step(self.book)
                 return
             except (Crash, DiskFull):
-                self.book = None
-                self.resuming = False
+                self._died()
                 self.count("crashes")
                 if not self.quiet:
                     self._wick_first()
@@ -306,6 +317,18 @@ class World:
 
     def _started(self) -> None:
         """Nothing else."""
+
+    def _died(self) -> None:
+        """What was in memory is lost."""
+        self.book, self.resuming = None, False
+
+    def _broker(self) -> Any:
+        """What a book talks to."""
+        return self.exchange
+
+    def _reconciled(self, book: Book) -> None:
+        """A book has been resumed: what was under way is known before it is given the ticks that it missed."""
+        self.checks.reconciled(book)
 
     def start(self) -> None:
         """A process starts on what is there."""
@@ -318,10 +341,10 @@ class World:
         self.cut = self.deaf = False
         self.exchange.reports.clear()
         self.checks.restarted()
-        book = Book(self.journal, self.exchange, self.clock, self.market_clock, self._told)
+        book = Book(self.journal, self._broker(), self.clock, self.market_clock, self._told)
         self.book = book  # the exchange asks it what is durable
         book.resume()
-        self.checks.reconciled(book)
+        self._reconciled(book)
         for symbol in self.plan.symbols:
             book.open_market(self.instruments[symbol])
             taken, market = book.markets[symbol], self.markets[symbol]
@@ -593,7 +616,7 @@ class World:
         self.note("---- no more faults")
         self.faults, self.crashes = False, False
         self._do(self._reconnect, again=True)
-        self._wait(20, 3 * SECOND)
+        self._wait(*self.calm)
         self._do(self._all_known, again=True)
         for share in (0.4, 2.5):
             self._drive(share)
@@ -684,7 +707,7 @@ class World:
         if not living:
             open_jobs = [key for key, job in book.jobs.items() if job.open]
             self.checks.hold(not open_jobs, "L3", f"children {open_jobs} are not over")
-            working = [submit.client_id for submit in self.exchange.ledger.open_orders()]
+            working = self.exchange.working()
             self.checks.hold(not working, "I7", f"{working} still work at the exchange")
         self.checks.same_as_exchange(book)
         self.checks.whole_tape()
@@ -714,12 +737,16 @@ class World:
         else:
             journal._entries, journal._snapshots = list(self.journal._entries), list(self.journal._snapshots)
             journal._finished = dict(self.journal._finished)
+        return journal, self._mute()
+
+    def _mute(self) -> Any:
+        """An exchange as it stands, that a second book can talk to without harm."""
         ledger = self.exchange.ledger
         seen, ledger.seen = ledger.seen, None
         other = copy.deepcopy(ledger)
         ledger.seen = seen
         other.request_expiry_ns, other.visibility_lag_ns = self.plan.expiry, self.plan.lag
-        return journal, other
+        return other
 
     def digest(self) -> str:
         """Of all that was noted and all that happened."""

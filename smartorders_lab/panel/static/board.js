@@ -284,10 +284,10 @@ function session(model, root, signal, shared) {
   const ages = new Map();
   function head() {
     const { book } = shared, { head: about, prices } = book;
-    const live = about.mode !== "paper";
+    const live = about.mode === "live";
     box.classList.toggle("live-mode", live);
     put(name, about.name || "");
-    put(mode, live ? "LIVE · real money" : "PAPER");
+    put(mode, live ? "LIVE · real money" : about.mode === "dry" ? "DRY RUN · nothing is sent" : "PAPER");
     const symbols = Object.entries(prices);
     const sums = new Map();
     for (const row of book.rows.values()) {
@@ -321,7 +321,7 @@ function session(model, root, signal, shared) {
     const panel = root.host.closest(".sol-panel");
     if (panel) {   // also where the head is out of sight
       panel.toggleAttribute("data-stale", silent);
-      panel.toggleAttribute("data-live", about.mode !== "paper");
+      panel.toggleAttribute("data-live", about.mode === "live");
       if (state.kind === "bad") panel.dataset.alarm = `${state.word}: ${silent ? "no word from the kernel" : "see above"}`;
       else delete panel.dataset.alarm;
     }

@@ -1,0 +1,461 @@
+"""Whole lives of orders at the local exchange, again and again, each time with one fault at one request.
+
+    python tests/live_faults.py [--venue okx ...] [--fault "reset after" ...] [--every 10 [--offset 3]] [--log runs.jsonl]
+
+For each exchange a life without a fault counts the private requests; then every fault that the exchange knows happens at every one of them
+(or at each `--every`th pair of both). The session is a real one, with real ccxt clients. In the end its fills, its positions and its
+balances are those of the exchange, no intent was carried out twice, nothing is left open, its journal is lived through again to
+the same bytes, and every order has ended as it does without a fault. What stands in `--log` is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import gc
+import json
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from session_process import Exchange, Local, parting
+from trading_exchange import DIALECTS, FAULTS, Far, TradingExchange, _learn, trader
+
+import smartorders_lab as so
+from smartorders_lab.brokers import live as live_module
+from smartorders_lab.brokers import venues
+from smartorders_lab.brokers.venues import FACTS
+from smartorders_lab.journal import Journal
+from smartorders_lab.messages import Report, What
+from smartorders_lab.store import Store
+from smartorders_lab.trading import live
+from smartorders_lab.verify import verify
+
+SOL = "SOL/USDT"
+PRICE, STEP = Decimal("0.01"), Decimal("0.001")
+PATIENCE_S = 60.0
+TIMEOUT_S = 0.7
+"""After so long the client gives a request up that is not answered."""
+LIMITS = {
+    "symbols": [SOL],
+    "max_order": 2000,
+    "max_symbol": 5000,
+    "max_day": 50_000,
+    "max_orders": 10,
+    "max_distance": "20%",
+}
+
+
+def known_faults(venue: str) -> list[str]:
+    """Every fault that an exchange can meet."""
+    _learn()
+    own = range(len(DIALECTS[venue].unknown))
+    return [*FAULTS, *(f"unknown{n} {when}" for n in own for when in ("before", "after"))]
+
+
+@contextlib.contextmanager
+def quick() -> Iterator[None]:
+    """Proofs of absence that take less than a second, where the exchange on this machine answers in milliseconds."""
+    facts = {name: dataclasses.replace(one, expiry_s=0.4, lag_s=0.2) for name, one in FACTS.items()}
+    with (
+        mock.patch.dict(venues.FACTS, facts),
+        mock.patch.object(live_module, "GIVE_UP_S", 5.0),
+        mock.patch.object(live_module, "CANCEL_S", 0.3),
+    ):
+        yield
+
+
+def connecting(venue: str, server: TradingExchange | Far) -> Callable[[], Any]:
+    """What makes a client of that exchange, which is closed with all that belongs to it."""
+
+    def connect() -> Any:
+        return parting(trader(venue, server, timeout=int(TIMEOUT_S * 1000)))
+
+    return connect
+
+
+# ------------------------------------------------------------------------------------------------------ what must hold
+
+
+class Violation(AssertionError):
+    """Something that may never happen has happened."""
+
+
+def hold(condition: object, what: str, *more: object) -> None:
+    """Raise Violation unless the condition holds."""
+    if not condition:
+        raise Violation(": ".join([what, *map(str, more)]))
+
+
+@dataclasses.dataclass
+class Told:
+    """What a session has in its journal of its child orders: their client ids by (order, child), and the fills that it has heard of."""
+
+    attempts: dict[tuple[int, int], list[str]]
+    fills: dict[tuple[str, str], Report]
+
+
+def told(journal: Journal) -> Told:
+    """Read it."""
+    attempts: dict[tuple[int, int], list[str]] = defaultdict(list)
+    fills: dict[tuple[str, str], Report] = {}
+    for _, kind, body in journal.entries():
+        if kind not in ("intent", "again", "said", "report"):
+            continue
+        data = json.loads(body)
+        if kind in ("intent", "again"):
+            name = data[3] if kind == "again" else data[4][0]
+            if name not in attempts[data[0], data[1]]:
+                attempts[data[0], data[1]].append(name)
+            continue
+        for report in (Report(*one) for one in data[4 if kind == "said" else 2]):
+            if report.what == What.FILLED:
+                fills.setdefault((report.client_id, report.fill_id), report)
+    return Told(dict(attempts), fills)
+
+
+def same_fills(ledger: Any, ours: Told, begun: dict[str, Decimal]) -> Counter[str]:
+    """The exchange's orders, fills and balances are those that the session knows of, one execution for each intent; returns how many.
+
+    `begun`: the balances of the beginning.
+    """
+    children = {name: child for child, names in ours.attempts.items() for name in names}
+    executed: dict[tuple[int, int], list[str]] = defaultdict(list)
+    names = {id(order): order.cid.removeprefix("t-") for order in ledger.orders.values()}  # so Gate.io writes them
+    for order in ledger.orders.values():
+        name = names[id(order)]
+        hold(name in children, "the exchange has an order that no intent asked for", order)
+        executed[children[name]].append(name)
+    for child, made in executed.items():
+        hold(len(made) == 1, "one child was executed more than once", child, made)
+    there = {(names[id(f.order)], f.id): (f.price, f.amount, {f.fee_currency: f.fee}) for f in ledger.fills}
+    here = {
+        key: (r.price * PRICE, r.quantity * STEP, {currency: Decimal(cost) for currency, cost in r.fees})
+        for key, r in ours.fills.items()
+    }
+    hold(len(there) == len(ledger.fills), "the exchange has used an id twice")
+    for key in there.keys() | here.keys():
+        hold(
+            here.get(key) == there.get(key), "a fill differs", key, f"ours {here.get(key)}", f"theirs {there.get(key)}"
+        )
+    total: dict[str, Decimal] = defaultdict(Decimal, begun)
+    orders = {names[id(order)]: order for order in ledger.orders.values()}
+    for (name, _), (price, amount, fees) in here.items():
+        order = orders[name]
+        sign = 1 if order.side == "buy" else -1
+        total[order.base] += sign * amount
+        total[order.quote] -= sign * amount * price
+        for currency, cost in fees.items():
+            total[currency] -= cost
+    theirs = {name: amount for name, (amount, _) in ledger.balances().items()}
+    hold({n: a for n, a in total.items() if a} == theirs, "balances differ", dict(total), theirs)
+    return Counter(children=len(executed), attempts=len(children), fills=len(here))
+
+
+def positions(events: Any) -> dict[int, Decimal]:
+    """What each order has bought less what it has sold, by its events (a frame of `Session.events`), whole steps."""
+    held: dict[int, Decimal] = defaultdict(Decimal)
+    for event in events.filter(events["kind"] == "filled").iter_rows(named=True):
+        opens = event["role"] in ("entry", "add_funds")
+        held[event["order"]] += (1 if opens else -1) * Decimal(str(event["quantity"]))
+    return dict(held)
+
+
+# ------------------------------------------------------------------------------------------------------------ a life
+
+
+class Life:
+    """A live session at one venue of an exchange in this process."""
+
+    def __init__(self, venue: str, folder: Path):
+        self.venue, self.store = venue, folder / "live.duckdb"
+        self.exchange = Exchange()
+        self.exchange.server = self.server = TradingExchange([venue])
+        self.begun = {name: total for name, (total, _) in self.ledger.balances().items()}
+        self.session: so.Session
+
+    @property
+    def ledger(self) -> Any:
+        return self.server.ledger(self.venue)
+
+    def __enter__(self) -> Life:
+        self.exchange.__enter__()
+        self._over = threading.Event()
+        self._postman = threading.Thread(target=self._deliver)
+        self._postman.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if hasattr(self, "session"):
+                self.session.close()
+        finally:
+            self._over.set()
+            self._postman.join()
+            self.exchange.__exit__(*error)
+
+    def _deliver(self) -> None:
+        """What is held up on its way arrives shortly after its client has given up."""
+        while not self._over.wait(0.02):
+            if self.server.held and not self._over.wait(TIMEOUT_S + 0.1):
+                self.exchange.do(self.server.arrive)
+
+    def start(self) -> so.Session:
+        self.session = live(
+            self.venue,
+            store=self.store,
+            confirm="live",
+            limits=LIMITS,
+            feed=Local(self.venue, self.server.port),
+            client=connecting(self.venue, self.server),
+        )
+        return self.session
+
+    def move(self, *prices: float, size: float | None = None) -> None:
+        """The market trades there, and the session has seen it."""
+        for price in prices:
+            self.price = price
+            before = self.session.state()["symbols"].get(SOL, {}).get("ticks", 0)
+            self.exchange.do(lambda price=price: self.server.move(SOL, price, size))
+            if SOL in self.session.state()["symbols"]:
+                self._until(lambda before=before: self.session.state()["symbols"][SOL]["ticks"] > before, "it is seen")
+
+    def _until(self, condition: Callable[[], Any], why: str, trades: bool = False) -> None:
+        begin = time.monotonic()
+        trade = begin + 1
+        while not condition():
+            now = time.monotonic()
+            hold(self.session.error is None, "the session has stopped", self.session.error)
+            hold(now < begin + PATIENCE_S, f"not within {PATIENCE_S:.0f} s", why, self.session.state()["orders"])
+            if trades and now > trade:  # what was refused is tried again with the ticks that come
+                trade = now + 0.5
+                self.exchange.do(lambda: self.server.move(SOL, self.price, STEP))
+            time.sleep(0.005)
+
+    def until(self, condition: Callable[[], Any], why: str) -> None:
+        """Wait for it, while the market stands still."""
+        self._until(condition, why, True)
+
+    def is_(self, oid: int, status: str) -> None:
+        self.until(lambda: self.session.order(oid)["status"] == status, f"order {oid} is {status}")
+
+    def has(self, oid: int, least: float, most: float = 1e9) -> None:
+        self.until(lambda: least < float(self.session.order(oid)["held"] or 0) < most, f"order {oid} holds {least}")
+
+    def rests(self, count: int) -> None:
+        self.until(lambda: self.exchange.do(lambda: len(self.ledger.listed(open=True))) == count, f"{count} rest")
+
+    def live(self) -> dict[int, tuple[str, str | None]]:
+        """All of it; returns how each order has ended."""
+        session = self.start()
+        long = session.place(
+            _buy(
+                4,
+                entry=_at(149),
+                take_profits=[(155, 50), (165, 50)],
+                stop_loss=140,
+                trailing_stop="3%",
+                break_even=True,
+            )
+        )
+        self.move(150, 149)
+        self.rests(1)
+        self.move(148.9, size=1)
+        self.has(long, 0.9)
+        self.move(148.9)
+        self.has(long, 3.9)
+        session.add_funds(long, quantity=1)
+        self.has(long, 4.9)
+        self.move(155.5)
+        self.is_(long, "PARTIALLY_CLOSED")
+        hold(float(session.order(long)["stop"]) >= 149, "the stop is at break-even", session.order(long))
+        self.move(160, 164, 158)
+        self.is_(long, "STOPPED")
+
+        cut = session.place(_buy(2))
+        self.move(157)
+        self.has(cut, 1.9)
+        session.reduce_funds(cut, quantity="0.5")
+        self.has(cut, 0, 1.6)
+        session.close_at_market(cut)
+        self.is_(cut, "CLOSED")
+
+        away = session.place(_buy(2, entry=_at(150)))
+        self.move(150)
+        self.rests(1)
+        session.close()
+        self.exchange.do(lambda: self.server.move(SOL, 149.9, 1))  # while nobody is there
+        session = self.start()
+        self.has(away, 0.9)
+        self.move(149.9)
+        self.has(away, 1.9)
+        session.close_at_market(away)
+        self.is_(away, "CLOSED")
+
+        taken_back = session.place(_buy(entry=_at(149)))
+        self.move(149)
+        self.rests(1)
+        session.cancel(taken_back)
+        self.is_(taken_back, "CANCELLED")
+        self.rests(0)
+        self.until(lambda: not [job for job in session.book.jobs.values() if job.open], "nothing is under way")
+        self.events = session.events()
+        ends = {order["order"]: (order["status"], order["exit_reason"]) for order in session.state()["orders"]}
+        session.close()
+        hold(session.error is None, "the session has stopped", session.error)
+        return ends
+
+    def check(self) -> Counter[str]:
+        """What must hold when it is over, at the exchange and in the store; returns how many there were of what."""
+        hold(not self.ledger.listed(open=True), "orders are left open", self.ledger.listed(open=True))
+        with Store(self.store, read_only=True) as store:
+            journal = Journal.open(store, f"live {self.venue}")
+            seen = same_fills(self.ledger, told(journal), self.begun)
+            verdict = verify(store, journal.id)
+        hold(verdict.ok, "its journal does not lead there", verdict)
+        left = {order: amount for order, amount in positions(self.events).items() if amount >= STEP}
+        # what a fee in coins took of a purchase was not there to be sold
+        fees = sum((f.fee for f in self.ledger.fills if f.fee_currency == "SOL"), Decimal(0))
+        hold(sum(left.values(), Decimal(0)) <= fees + len(left) * STEP, "more was bought than sold", left, fees)
+        hold(self.ledger.total["SOL"] >= 0, "more was sold than bought", self.ledger.total["SOL"])
+        seen["alerts"] = int((self.events["kind"] == "alert").sum())
+        return seen
+
+
+def _buy(quantity: Any = 4, **fields: Any) -> so.SmartOrder:
+    return so.SmartOrder(symbol=SOL, side="buy", quantity=quantity, **{"stop_loss": 100, **fields})
+
+
+def _at(price: Any) -> so.Entry:
+    return so.Entry(kind="limit", price=price)
+
+
+@dataclasses.dataclass
+class Run:
+    """What came of a life with one fault. `met`: the kind of request that the fault happened to, "" if it was over before."""
+
+    venue: str
+    fault: str
+    nth: int
+    met: str = ""
+    requests: int = 0
+    seconds: float = 0.0
+    violation: str = ""
+    ends: list[Any] = dataclasses.field(default_factory=list)
+    seen: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def run(venue: str, fault: str = "", nth: int = 0, ends: Sequence[Any] = (), kind: str = "*") -> Run:
+    """One life; `fault` happens at the `nth` private request of a `kind`, `*`: of any. `ends`: how the orders have to end."""
+    done, begin = Run(venue, fault, nth), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, quick():
+        try:
+            with Life(venue, Path(folder)) as life:
+                if fault:
+                    life.server.fault(fault, kind, nth)
+                done.ends = [[n, *end] for n, end in sorted(life.live().items())]
+                done.seen = dict(life.check())
+                hold(not ends or done.ends == list(ends), "orders ended otherwise", done.ends, list(ends))
+        except Exception as error:
+            done.violation = f"{type(error).__name__}: {error}"
+            if not isinstance(error, Violation):
+                done.violation += "\n" + traceback.format_exc()
+        done.requests = life.server.counts["*"]
+        done.met = next((ask.kind for ask in life.server.asked if ask.fault), "")
+        if fault == "refused before" and not life.server.faults:
+            done.met = "any"  # what was never sent is not among what was asked
+    done.seconds = time.monotonic() - begin
+    return done
+
+
+def sweep(
+    names: Sequence[str],
+    faults: Sequence[str] = (),
+    every: int = 1,
+    offset: int = 0,
+    log: Path | None = None,
+    note: Callable[[str], None] = print,
+) -> list[Run]:
+    """Lives at these exchanges with each fault at each request, or each `every`th of these pairs from `offset` on."""
+    known = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log and log.exists() else []
+    there = {(one.venue, one.fault, one.nth) for one in known}
+    for venue in names:
+        plain = run(venue)
+        if plain.violation:
+            raise Violation(f"{venue}, without any fault: {plain.violation}")
+        note(f"{venue}: {plain.requests} requests, {plain.seen}, {plain.ends}")
+        wanted = [name for name in known_faults(venue) if not faults or name in faults]
+        pairs = [(name, nth) for nth in range(1, plain.requests + 1) for name in wanted]
+        for name, nth in pairs[offset::every]:
+            if (venue, name, nth) in there:
+                continue
+            one = run(venue, name, nth, plain.ends)
+            known.append(one)
+            if one.violation:
+                note(f"VIOLATION at {venue}, {name!r} at request {nth} ({one.met}): {one.violation}")
+            if log is not None:
+                with log.open("a") as file:
+                    file.write(json.dumps(dataclasses.asdict(one)) + "\n")
+            gc.collect()
+    return known
+
+
+def table(runs: Sequence[Run]) -> str:
+    """A line for each exchange, and one for all."""
+    rows: list[tuple[str, ...]] = [
+        ("exchange", "faults", "requests", "runs", "met", "fills", "alerts", "violations", "s/run")
+    ]
+    names = list(dict.fromkeys(one.venue for one in runs))
+    for name in [*names, ""]:
+        some = [one for one in runs if name in ("", one.venue)]
+        rows.append(
+            (
+                name or "all",
+                *(
+                    str(count)
+                    for count in (
+                        len({one.fault for one in some}),
+                        max((one.nth for one in some), default=0),
+                        len(some),
+                        sum(bool(one.met) for one in some),
+                        sum(one.seen.get("fills", 0) for one in some),
+                        sum(one.seen.get("alerts", 0) for one in some),
+                        sum(bool(one.violation) for one in some),
+                        f"{sum(one.seconds for one in some) / max(len(some), 1):.2f}",
+                    )
+                ),
+            )
+        )
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    kinds = Counter(one.met for one in runs if one.met)
+    return "\n".join(
+        [
+            *("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows),
+            f"met by: {dict(kinds.most_common())}",
+        ]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--venue", nargs="*", choices=[*FACTS], default=[*FACTS])
+    parser.add_argument("--fault", nargs="*", default=[], help="only these")
+    parser.add_argument("--every", type=int, default=1, help="only each so many-th pair of a request and a fault")
+    parser.add_argument("--offset", type=int, default=0, help="the first of these pairs")
+    parser.add_argument("--log", type=Path, help="a file of what was run, added to; what stands there is not run again")
+    chosen = parser.parse_args()
+    runs = sweep(chosen.venue, chosen.fault, chosen.every, chosen.offset, chosen.log)
+    print(table(runs))
+    return int(any(one.violation for one in runs))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
