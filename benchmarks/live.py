@@ -11,7 +11,7 @@ import numpy as np
 import smartorders_lab as so
 from smartorders_lab.desk import Desk, Dialogue
 from smartorders_lab.lower import Table, suit
-from smartorders_lab.rows import Answer, Liquidity, Status, Target
+from smartorders_lab.rows import NONE, Answer, Liquidity, Status, Target
 
 from .loops import watch as columns
 from .scale import Scale
@@ -80,6 +80,6 @@ def entered(dialogue: Dialogue, price: int) -> None:
     try:
         while True:
             question = dialogue.send(said)
-            said = (Answer.FILL, price, question.quantity, Liquidity.TAKER)
+            said = (Answer.FILL, price, question.quantity, Liquidity.TAKER, NONE)
     except StopIteration:
         return

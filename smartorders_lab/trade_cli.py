@@ -254,7 +254,7 @@ def live_command(
     smartorders live plan.toml --dry-run
     smartorders live plan.toml
     smartorders live plan.toml --confirm live --json --log live.log
-    smartorders live --exchange okx --order solab1:eyJl… --store live.duckdb --allow SOL/USDT --max-order 50
+    smartorders live --exchange okx --order solab1:eyJl… --store live.duckdb
                      --max-symbol 200 --max-day 500 --max-orders 5 --max-distance 5%
     """
     from .brokers.venues import ALIASES, FACTS

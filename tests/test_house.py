@@ -18,7 +18,7 @@ HEAVY = {
     "numba": {"jit"},
     "duckdb": {"store", "feeds/history"},
     "aiohttp": {"serve", "remote", "brokers/venues"},
-    "ccxt": {"feeds/fetch", "feeds/live", "brokers/venues", "brokers/dry", "doctor"},
+    "ccxt": {"feeds/fetch", "feeds/live", "brokers/venues"},
     "plotly": {"charts", "heatmaps"},
     "typer": {"cli", "trade_cli", "panel_cli"},
     "distributed": {"cluster"},

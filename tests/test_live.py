@@ -335,6 +335,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, facts in FACTS.items():
         monkeypatch.setitem(venues.FACTS, name, dataclasses.replace(facts, expiry_s=0.4, lag_s=0.2))
     monkeypatch.setattr(live_module, "GIVE_UP_S", 5.0)
+    monkeypatch.setattr("smartorders_lab.execution.FIRST_LOOK_NS", 50_000_000)
 
 
 SOME = ("empty after", "429 before", "unknown0 before", "unknown0 after")

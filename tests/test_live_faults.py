@@ -55,7 +55,7 @@ def test_all_eight_are_there() -> None:
 def test_a_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     log, said = tmp_path / "runs.jsonl", list[str]()
     (first,) = sweep(["okx"], ["reset after"], 100, 0, log, said.append)
-    assert (first.nth, first.met, first.violation) == (1, "create", "")
+    assert (first.nth, first.met, first.violation) == (1, "balance", "")
     wrong = dataclasses.asdict(first) | {"violation": "oh"}
     log.write_text(json.dumps(wrong) + "\n")
     runs = sweep(["okx"], ["reset after"], 100, 0, log, said.append)

@@ -224,6 +224,9 @@ class DryBroker(LiveBroker):
         super().__init__(venue, guard, pauses, slippage_cap)
         self.paper = venue.paper
 
+    async def _let_in(self) -> None:
+        """Nobody is asked."""
+
     @property
     def requests(self) -> list[Request]:
         """What would have been sent, oldest first."""
