@@ -116,6 +116,9 @@ class Remotely(Protocol):
     def begin(self, spawn: Callable[[Coroutine[Any, Any, None]], Any], hear: Callable[[list[Report]], None]) -> None:
         """Where its work runs, and who hears of it."""
 
+    def resumes(self, book: Book) -> None:
+        """A book is about to resume."""
+
     def settled(self, book: Book) -> None:
         """It is known what became of everything."""
 
@@ -739,6 +742,7 @@ class Session:
             if isinstance(self.broker, Remotely):
                 await self.broker.open()
                 self.broker.begin(self._spawn, self._heard)
+                self.broker.resumes(self.book)
             if hasattr(self.feed, "on_play"):
                 self.feed.on_play = self._goes_on
             self.book.resume()

@@ -546,6 +546,7 @@ class OkxTrading(Dialect, Okx):
         "passphrase": (401, "50105", "Request header OK-ACCESS-PASSPHRASE incorrect."),
         "signature": (401, "50113", "Invalid Sign"),
         "time": (401, "50102", "Timestamp request expired"),
+        "late": (200, "51149", "Order timed out. Please try again later."),
         "busy": (429, "50011", "Rate limit reached. Please refer to API documentation and throttle requests."),
         "symbol": (200, "51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist."),
         "step": (200, "51121", "Order quantity must be a multiple of the lot size."),
@@ -593,6 +594,8 @@ class OkxTrading(Dialect, Okx):
         sent = datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp() * 1000
         if abs(self.server.now_ms() - sent) > 30_000:
             raise Refusal("time")
+        if self.server.now_ms() > int(ask.headers.get("expTime") or 10**15):
+            raise Refusal("late")
         text = stamp + ask.method + ask.path + (f"?{ask.query}" if ask.query else "") + ask.body
         if not _same(_hmac64(self.keys.secret, text), ask.headers.get("OK-ACCESS-SIGN", "")):
             raise Refusal("signature")
@@ -808,7 +811,8 @@ class GateTrading(Dialect, Gate):
         stamp = ask.headers.get("Timestamp", "0")
         if ask.headers.get("KEY") != self.keys.key:
             raise Refusal("key")
-        if abs(self.server.now_ms() / 1000 - int(stamp)) > 60:
+        expired = self.server.now_ms() > int(ask.headers.get("x-gate-exptime") or 10**15)
+        if expired or abs(self.server.now_ms() / 1000 - int(stamp)) > 60:
             raise Refusal("time")
         body = hashlib.sha512(ask.body.encode()).hexdigest()
         text = "\n".join([ask.method, ask.path, unquote(ask.query), body, stamp])

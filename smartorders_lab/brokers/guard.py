@@ -199,8 +199,8 @@ class Guard:
         return datetime.fromtimestamp(self.clock(), UTC).strftime("%Y-%m-%d")
 
 
-def exposure(book: Book) -> tuple[dict[str, Decimal], Decimal]:
-    """Notional that living orders hold in each symbol, and that was opened since midnight (UTC)."""
+def exposure(book: Book, now_s: float) -> tuple[dict[str, Decimal], Decimal]:
+    """Notional that living orders hold in each symbol, and that was opened since the last midnight (UTC) before `now_s`."""
     held: dict[str, Decimal] = {}
     for number in book.homes:
         row = book.rows(number)[0][0]
@@ -209,7 +209,7 @@ def exposure(book: Book) -> tuple[dict[str, Decimal], Decimal]:
             market = book.markets[book.specs[number].symbol].instrument
             average = market.price(int(row["cost"] // row["bought"]))
             held[market.symbol] = held.get(market.symbol, Decimal(0)) + abs(average) * market.quantity(units)
-    today = datetime.fromtimestamp(time.time(), UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = datetime.fromtimestamp(now_s, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     events = book.journal.events()
     opens = np.isin(events["role"], (Role.ENTRY, Role.ADD_FUNDS)) & (events["kind"] == Kind.FILLED)
     opened = Decimal(0)

@@ -110,6 +110,7 @@ class LiveBroker:
         self._last: dict[str, Decimal] = {}
         self._spawn: Callable[[Coroutine[Any, Any, None]], Any]
         self._hear: Callable[[Reports], None]
+        self._starting: Book | None = None
 
     def begin(self, spawn: Callable[[Coroutine[Any, Any, None]], Any], hear: Callable[[Reports], None]) -> None:
         """From now on work runs where `spawn` puts it, and reports go to `hear`."""
@@ -139,11 +140,20 @@ class LiveBroker:
             if failed.fate is Fate.REFUSED:
                 raise
 
+    def resumes(self, book: Book) -> None:
+        """A book is about to resume. What its last turn left unsent is sent in there, and must be held against limits, too."""
+        self._starting = book
+
     def settled(self, book: Book) -> None:
-        """It is known what became of everything: from here limits count."""
-        self.guard.begin(*exposure(book))
+        """It is known what became of everything: from here the guard counts by itself."""
+        self._starting = None
+        self._count(book)
+
+    def _count(self, book: Book, but: str = "") -> None:
+        """Have limits count what orders hold and what is under way, `but` for one child."""
+        self.guard.begin(*exposure(book, self.guard.clock()))
         for job in book.jobs.values():
-            if job.open and job.submit.opens:
+            if job.open and job.submit.opens and job.submit.client_id != but:
                 market = book.markets[_market(job.submit.symbol)]
                 last = market.instrument.price(market.last.get("price", 0))
                 self.guard.goes_on(job.submit, market.instrument, job.submit.quantity - job.filled, last)
@@ -189,6 +199,8 @@ class LiveBroker:
         if submit.side > 0 and submit.limit is None and submit.symbol not in self._last:
             why = "no price has come yet that a purchase could be held against"
             return [Report(submit.client_id, What.REJECTED, reason=why)]
+        if self._starting is not None:
+            self._count(self._starting, submit.client_id)
         refusal = self.guard.refusal(submit, self._instrument(submit), self._last.get(submit.symbol))
         if refusal:
             return [Report(submit.client_id, What.REJECTED, reason=refusal)]

@@ -15,15 +15,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 import smartorders_lab as so
 from smartorders_lab.book import Book
-from smartorders_lab.brokers import guard as guard_module
 from smartorders_lab.brokers.guard import Guard, Limits
 from smartorders_lab.brokers.live import LiveBroker
 from smartorders_lab.brokers.venues import FACTS, Failed, Fate, Wanted
@@ -405,16 +402,19 @@ class LiveWorld(World):
         self.workers.clear()
         self.broker = None
 
+    def _resumes(self, book: Book) -> None:
+        assert self.broker is not None
+        self.broker.resumes(book)
+
     def _reconciled(self, book: Book) -> None:
-        end = self.now + PATIENCE
+        end = self.now + PATIENCE * (4 if self.plan.fault_rate > 0.3 else 1)
         while any(job.open and (job.doubted or job.state is not State.WORKING) for job in book.jobs.values()):
             self.count("branch: start waits")
             self.checks.hold(self.now < end, "L6", f"not within {PATIENCE // SECOND} s")
             self.live_on(20 * MS)
             book.timer()
         assert self.broker is not None
-        with patch.object(guard_module, "time", SimpleNamespace(time=lambda: self.now / 1e9)):
-            self.broker.settled(book)
+        self.broker.settled(book)
         super()._reconciled(book)
 
     # ------------------------------------------------------------------------------------------------ time

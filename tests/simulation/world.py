@@ -330,6 +330,9 @@ class World:
         """A book has been resumed: what was under way is known before it is given the ticks that it missed."""
         self.checks.reconciled(book)
 
+    def _resumes(self, book: Book) -> None:
+        """A broker that wants to know is told here."""
+
     def start(self) -> None:
         """A process starts on what is there."""
         self.note("start")
@@ -343,6 +346,7 @@ class World:
         self.checks.restarted()
         book = Book(self.journal, self._broker(), self.clock, self.market_clock, self._told)
         self.book = book  # the exchange asks it what is durable
+        self._resumes(book)
         book.resume()
         self._reconciled(book)
         for symbol in self.plan.symbols:
