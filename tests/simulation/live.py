@@ -529,6 +529,7 @@ class LiveWorld(World):
             self._do(self._look, again=True)
 
     def _all_known(self) -> None:
+        self.live_on(5 * SECOND, still=True)  # what the last tick sent again is answered, and no other tick comes
         super()._all_known()
         assert self.book is not None
         for (order, child), job in self.book.jobs.items():
