@@ -484,6 +484,30 @@ def test_orders_that_come_later_are_there(desk: Callable[..., Desk]) -> None:
     assert not board.buttons["cancel"].disabled
 
 
+@pytest.mark.parametrize("seen_before", [0, 2])
+def test_an_order_is_chosen_before_the_board_has_heard_of_it(desk: Callable[..., Desk], seen_before: int) -> None:
+    """As the terminal does with what it has just placed; the choice stays, whatever a look finds meanwhile."""
+    one = desk(walk(100))
+    for _ in range(seen_before):
+        one.session.place(waiting())
+    board = one.board()
+    chosen: list[Any] = []
+    board.observe(lambda change: chosen.append(change["new"]), "selected")
+    for look_first in (True, False, True):
+        late = threading.Event()
+        board.hub.ask(late.wait)  # nothing that is asked of the session is answered until then
+        mine, _ = one.session.place(waiting()), one.session.place(waiting())
+        board.selected = mine
+        if look_first:
+            state = one.session.state()
+            board.hub.post(lambda state=state: board._news(board.watch._take(state, False), None, []))
+        late.set()
+        settle(board)
+        assert board.selected == board.view.selected == board._detail["n"] == mine
+    settle(board)
+    assert len(chosen) <= 5, "what is written back is nobody's choice"
+
+
 # ---------------------------------------------------------------------------------------------------------- actions
 
 

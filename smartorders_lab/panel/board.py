@@ -167,6 +167,10 @@ class Board(ipywidgets.VBox):
         self._path: list[tuple[int, float]] = []
         self._drawn = self._living = self._removed = False
         self._chosen: int | None = None
+        self._wanted: int | None = None
+        """An order that was chosen and is not known here yet: the session is asked for it."""
+        self._mirrors = False
+        """Whether `selected` is being written from here, which is nobody's choice."""
         self._seen: tuple[int, int] | None = None
         self._own: tuple[int, int, int] | None = None
         """The last of our own actions: order, version that the user had seen, version that it led to."""
@@ -206,8 +210,8 @@ class Board(ipywidgets.VBox):
         self.add_class("sol-panel")
         free(self)
         self._show_order(first)
-        self.view.observe(lambda change: self.hub.post(self._choose, change["new"]), "selected")
-        self.observe(lambda change: self.hub.post(self._choose, change["new"]), "selected")
+        self.view.observe(self._selects, "selected")
+        self.observe(self._selects, "selected")
         self.detail.on_msg(lambda _, content, buffers: self.hub.post(self._acknowledged, content))
         self._unmove = self.chart.on_move(lambda line, price, final: self.hub.post(self._dragged, line, price, final))
         self.hub.on_close(self._farewell)
@@ -363,11 +367,11 @@ class Board(ipywidgets.VBox):
             message["rows"] = rows
         if message:
             self._push(message)
-        chosen: int | None = self.view.selected
+        chosen = self._chosen
         if gone and chosen not in self._rows:
             self._choose(self._first())
             return
-        if chosen is None and first and self._rows:
+        if chosen is None and first and self._rows and self._wanted is None:
             self._choose(self._first())
             return
         if chosen is not None:
@@ -453,7 +457,7 @@ class Board(ipywidgets.VBox):
         return {"lines": self._log, "title": self._log_title()}
 
     def _log_title(self) -> str:
-        return "" if self.view.selected is None else f"Events of order #{self.view.selected}"
+        return "" if self._chosen is None else f"Events of order #{self._chosen}"
 
     def _first(self) -> int | None:
         """The order to begin with: one that needs attention, then the newest that lives, waits, is over."""
@@ -462,14 +466,46 @@ class Board(ipywidgets.VBox):
 
     # -------------------------------------------------------------------------------------------- the chosen order
 
-    def _choose(self, number: int | None) -> None:
-        if number == self._chosen:
-            return
-        if number is not None and number not in self._rows:
+    def _selects(self, change: Any) -> None:
+        """Somebody has set `selected`: a cell, the browser. From any thread."""
+        if not (self._mirrors and self.hub.here):
+            self.hub.post(self._choose, change["new"])
+
+    def _mirror(self) -> None:
+        """Let `selected` say, here and in the browser, which order is shown."""
+        self._mirrors = True
+        try:
             self.view.selected = self.selected = self._chosen
-            self.manners.say(f"There is no order {number}", urgent=True)
-            return
-        self._show_order(number)
+        finally:
+            self._mirrors = False
+
+    def _choose(self, number: int | None) -> None:
+        self._wanted = None
+        if number is not None and number not in self._rows:
+            self._look_for(number)
+        elif number == self._chosen:
+            self._mirror()
+        else:
+            self._show_order(number)
+
+    def _look_for(self, number: int) -> None:
+        """An order that is not known here: it was placed this very moment, or there is none."""
+        self._wanted = number
+
+        def found(state: Any, error: BaseException | None) -> None:
+            if error is None and state["orders"] and self.watch.takes(state):
+                self._news([number], None, [])
+            if self._wanted != number:
+                return
+            if number in self._rows:
+                self._choose(number)
+            else:
+                self._wanted = None
+                self._mirror()
+                text = f"There is no order {number}" if error is None else f"Order {number} cannot be shown: {error}"
+                self.manners.say(text, urgent=True)
+
+        self.hub.ask(lambda: self.watch.session.state([number]), found)
 
     def _show_order(self, number: int | None) -> None:
         self._chosen = number
@@ -483,10 +519,7 @@ class Board(ipywidgets.VBox):
         self._shown = {"stop": "", "rate": "", "even": False}
         for key in ("stop", "rate"):
             self.fields[key].value = ""
-        if self.view.selected != number:
-            self.view.selected = number
-        if self.selected != number:
-            self.selected = number
+        self._mirror()
         self.chart.lines, self.chart.marks = [], []
         self.chart.set_path("stop", None)
         self.chart_empty = True

@@ -229,6 +229,13 @@ class Watch:
             self.orders[order["order"]] = order
         return [order["order"] for order in state["orders"]]
 
+    def takes(self, state: dict[str, Any]) -> bool:
+        """Take in orders that were asked for besides the looks; False if they are another session's."""
+        if state["session"] != self.id:
+            return False
+        self._take(state, False)
+        return True
+
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, ConnectionError) or not self.local:
             self.status = "closed" if getattr(self.session, "closed", False) else "reconnecting"
