@@ -21,7 +21,7 @@ from .book import FORMAT
 from .brokers.dry import dry_broker, keys_or_made_up
 from .brokers.guard import Guard, Limits
 from .brokers.live import LiveBroker
-from .brokers.protect import AT_MARKET, Protector
+from .brokers.protect import Protector
 from .brokers.streams import PrivateStream
 from .brokers.venues import ALIASES, FACTS, Venue, connect
 from .errors import SpecError
@@ -170,11 +170,11 @@ def _distance(protective_stop: Any, exchange: str, dry_run: bool) -> Decimal | N
         raise SpecError.one("protective_stop", protective_stop, str(error), 'write "2%"') from None
     if not 0 < distance < 1:
         raise SpecError.one("protective_stop", protective_stop, "must be between 0 and 100 %", 'write "2%"')
-    if exchange not in AT_MARKET:
+    if not FACTS[exchange].stop:
         raise SpecError.one(
             "protective_stop",
             protective_stop,
-            f"is not supported at {exchange} yet, only at {', '.join(AT_MARKET)}",
+            f"is not supported at {exchange} yet, only at {', '.join(name for name, facts in FACTS.items() if facts.stop)}",
             "leave it out: then orders have their stops only while the session runs",
         )
     if dry_run:

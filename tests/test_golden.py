@@ -27,7 +27,6 @@ import pytest
 from local_exchange import closed
 from trading_exchange import DIALECTS, Ask, Keys, Order, Refusal, TradingExchange, _fields, _learn, trader
 
-from smartorders_lab.brokers.protect import AT_MARKET
 from smartorders_lab.brokers.venues import EXPIRY_MS, FACTS, Failed, Venue, Wanted
 
 _learn()
@@ -69,8 +68,8 @@ class Scene:
 
     async def protect(self) -> None:
         """A stop that rests at the exchange, where there is one."""
-        if self.venue.name in AT_MARKET:
-            price = None if AT_MARKET[self.venue.name] else "138.5"
+        if self.venue.facts.stop:
+            price = None if self.venue.facts.stop == "market" else "138.5"
             await self.create("sell", price, trigger=Decimal("139.5"))
             assert [order.waiting for order in self.ledger.orders.values()][-1]
 
@@ -426,7 +425,7 @@ STOPS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", FACTS)
 def test_protective_stops_say_what_they_wait_for(name: str) -> None:
     found = [entry for entry in golden(name) if entry["name"] == "create: protective stop"]
-    assert len(found) == (name in AT_MARKET)
+    assert len(found) == bool(FACTS[name].stop)
     for entry in found:
         said = fields(name, entry)
         expected = (

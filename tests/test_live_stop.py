@@ -13,8 +13,10 @@ from test_live import SOL, Desk, buy
 
 import smartorders_lab as so
 from smartorders_lab.brokers import protect
-from smartorders_lab.brokers.protect import AT_MARKET
+from smartorders_lab.brokers.venues import FACTS
 from smartorders_lab.trading import live
+
+AT = [name for name, facts in FACTS.items() if facts.stop]
 
 
 class Safe(Desk):
@@ -62,7 +64,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protect, "ASK_S", 0.1)
 
 
-@pytest.mark.parametrize("venue", AT_MARKET)
+@pytest.mark.parametrize("venue", AT)
 def test_it_follows_the_stop_and_makes_way_for_exits(venue: str, tmp_path: Path) -> None:
     with desk(venue, tmp_path) as one:
         oid = one.bought("4", stop_loss=140, take_profits=[(155, 50), (165, 50)], break_even=True)
@@ -83,7 +85,7 @@ def test_it_follows_the_stop_and_makes_way_for_exits(venue: str, tmp_path: Path)
         one.true()
 
 
-@pytest.mark.parametrize("venue", AT_MARKET)
+@pytest.mark.parametrize("venue", AT)
 def test_it_sells_while_nobody_is_there(venue: str, tmp_path: Path) -> None:
     with desk(venue, tmp_path) as one:
         oid = one.bought("4", stop_loss=146, take_profits=[(155, 50), (165, 50)])
@@ -109,7 +111,7 @@ def test_it_sells_while_nobody_is_there(venue: str, tmp_path: Path) -> None:
         one.true()
 
 
-@pytest.mark.parametrize("venue", AT_MARKET)
+@pytest.mark.parametrize("venue", AT)
 def test_it_fires_before_the_session_can(venue: str, tmp_path: Path) -> None:
     with desk(venue, tmp_path) as one:
         oid = one.bought("4", stop_loss=146)

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ..messages import Submit
     from .live import LiveBroker
 
-AT_MARKET = {"binance": True, "kraken": True, "coinbase": False}
-"""The exchanges where this has been tried, and whether a stop sells at market there; elsewhere at a limit that is the slippage cap away."""
 TURN_S, LOOK_S = 1.0, 30.0
 """How often it is seen whether stops have to be moved; how often one that rests is looked up if nothing is heard of it."""
 AGAIN_S = 30.0
@@ -215,7 +213,7 @@ class Protector:
         self._write([stop.line()], "a")
         self._stops[number] = stop
         trigger = instrument.price(at)
-        price = None if AT_MARKET[broker.venue.name] else instrument.price(int(at * (1 - broker.cap)))
+        price = None if broker.venue.facts.stop == "market" else instrument.price(int(at * (1 - broker.cap)))
         wanted = Wanted(name, symbol, "sell", instrument.quantity(units), price, stop.since_ms, trigger=trigger)
         try:
             stop.id = await broker.venue.create(wanted)
@@ -231,7 +229,7 @@ class Protector:
     async def _look(self, stop: Stop) -> None:
         """What became of a stop. Raises Failed."""
         broker, looked = self.broker, self.broker.clock()
-        truth = await broker.venue.find(stop.symbol, stop.client_id, stop.id, stop.since_ms)
+        truth = await broker.venue.find(stop.symbol, stop.client_id, stop.id, stop.since_ms, True)
         stop.look_ns = broker.clock() + int(LOOK_S * SECOND_NS)
         if truth is not None:
             stop.id, stop.fills, stop.over, stop.missed_ns = truth.id, truth.fills, not truth.open, 0
@@ -246,7 +244,7 @@ class Protector:
         pause = 0.05
         while not stop.over:
             with contextlib.suppress(Failed):
-                await self.broker.venue.cancel(stop.symbol, stop.client_id, stop.id)
+                await self.broker.venue.cancel(stop.symbol, stop.client_id, stop.id, True)
             try:
                 await self._look(stop)
             except Failed as failed:

@@ -115,7 +115,8 @@ class Facts:
     `expiry_s`: after so long a request that has not arrived is not carried out any more, by its own rule or because nothing takes longer;
     `lag_s`: after so long an order that exists is found; `repeat`: a request of unknown outcome may be repeated under its client id,
     since that is refused, or answered with the first order, also when that is over. The lists are codes in the text of an error; `clock`:
-    those that say, or may say, that the time of the request was wrong.
+    those that say, or may say, that the time of the request was wrong. `stop`: whether a stop that rests there sells at "market" or at a
+    "limit"; "" where it has not been tried.
     """
 
     expiry_s: float
@@ -126,6 +127,7 @@ class Facts:
     again: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     clock: tuple[str, ...] = ()
+    stop: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -141,6 +143,7 @@ FACTS = {
         again=("-1021", "-1003", "-1015"),
         refused=("-2015", "-5028"),
         clock=("-1021", "-5028"),
+        stop="market",
         options={
             "recvWindow": EXPIRY_MS,
             "adjustForTimeDifference": False,
@@ -211,6 +214,7 @@ FACTS = {
             "EOrder:",
         ),
         clock=("EService:Deadline elapsed", "EAPI:Invalid nonce"),
+        stop="market",
     ),
     # asked twice for the same client id it gives the first order back
     "coinbase": Facts(
@@ -221,6 +225,7 @@ FACTS = {
         exists=("DUPLICATE_CLIENT_ORDER_ID",),
         again=("rate_limit_exceeded", "too many requests"),
         clock=("Unauthorized",),  # all that it says of a token that is too old
+        stop="limit",
     ),
 }
 ALIASES = {"gateio": "gate", "okex": "okx", "coinbaseadvanced": "coinbase", "coinbase-advanced": "coinbase"}
@@ -424,8 +429,11 @@ class Venue:
             raise Failed(Fate.UNSURE, "the answer names no order")
         return str(placed["id"])
 
-    async def find(self, symbol: str, client_id: str, id: str, since_ms: int) -> Truth | None:
-        """What became of an order, by the exchange's id if it is known ("" if not); None if it is not found."""
+    async def find(self, symbol: str, client_id: str, id: str, since_ms: int, stop: bool = False) -> Truth | None:
+        """What became of an order, by the exchange's id if it is known ("" if not); None if it is not found.
+
+        `stop`: it was created with a trigger. Its fills are those of the order that it became.
+        """
         order = await self._order(symbol, client_id, id, since_ms)
         if order is None:
             return None
@@ -446,8 +454,8 @@ class Venue:
         rejected = short(scrub(str(order.get("info")))) if status == "rejected" and not filled else ""
         return Truth(found, is_open, filled, fills, rejected)
 
-    async def cancel(self, symbol: str, client_id: str, id: str) -> None:
-        """Take an order back; what comes of it has to be looked up."""
+    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> None:
+        """Take an order back; what comes of it has to be looked up. `stop`: it was created with a trigger."""
         client = self.client
         if id:
             await self._asked(lambda: client.cancel_order(id, symbol))

@@ -446,7 +446,7 @@ class SimVenue:
             raise
         return found
 
-    async def find(self, symbol: str, client_id: str, id: str, since_ms: int) -> Truth | None:
+    async def find(self, symbol: str, client_id: str, id: str, since_ms: int, stop: bool = False) -> Truth | None:
         exchange = self.exchange
         found = await exchange.put("find", lambda: exchange.look(symbol, client_id, id, since_ms))
         if found is None:
@@ -470,7 +470,7 @@ class SimVenue:
         rejected = "it was not taken after all" if status == "rejected" and not told else ""
         return Truth(order.id, is_open, filled, tuple(trade.fill for trade in trades), rejected)
 
-    async def cancel(self, symbol: str, client_id: str, id: str) -> None:
+    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> None:
         if self.name == "coinbase" and not id:
             raise Failed(Fate.NOT_SENT, "by its id only")
         await self.exchange.put("cancel", lambda: self.exchange.cancel(client_id, id))
