@@ -16,7 +16,7 @@ from .fields import Number
 from .spec import Part, SmartOrder, living_order
 from .times import instant_ns, instant_text
 
-Kind = Literal["open_now", "edit", "add_funds", "reduce_funds", "close_at_market", "cancel"]
+Kind = Literal["open_now", "edit", "add_funds", "reduce_funds", "take_profit", "close_at_market", "cancel"]
 EDITABLE_WHEN_ACTIVE = frozenset(
     {"stop_loss", "trailing_stop", "break_even", "take_profits", "trailing_take_profit", "max_hold", "entry_expiry"}
 )
@@ -27,8 +27,9 @@ class Action(Part):
     """One action on one order at one time. Made by `open_now()`, `edit()`, `add_funds()` and their like.
 
     `order`: index of the order in the replay. `at`: time (ns, aware datetime or ISO text). `quantity`, `cost`,
-    `price`: for add and reduce; a price makes it a limit. `version`: number of events of the order when it was decided
-    on; another one refuses the action. `force`: take an edit that triggers at once. `changes`: fields of an edit.
+    `price`: for add and reduce; a price makes it a limit. `level`: of take_profit, 1 is TP1. `version`: number of events
+    of the order when it was decided on; another one refuses the action. `force`: take an edit that triggers at once.
+    `changes`: fields of an edit.
     """
 
     kind: Kind
@@ -37,6 +38,7 @@ class Action(Part):
     quantity: Number | None = None
     cost: Number | None = None
     price: Number | None = None
+    level: Annotated[int, Field(ge=1)] | None = None
     version: int | None = None
     force: bool = False
     changes: dict[str, Any] = Field(default_factory=dict)
@@ -59,6 +61,8 @@ class Action(Part):
             raise ValueError("reduce_funds needs quantity; reduce_funds(0, at, quantity=0.5)")
         if self.kind not in ("add_funds", "reduce_funds") and (sized or self.price is not None):
             raise ValueError(f"{self.kind} takes no quantity, cost or price; leave them out")
+        if (self.kind == "take_profit") != (self.level is not None):
+            raise ValueError("take_profit, and nothing else, needs level; take_profit(0, at, level=1) takes TP1")
         if (self.kind == "edit") != bool(self.changes):
             raise ValueError("an edit needs at least one field to change; edit(0, at, stop_loss=96)")
         unknown = sorted(set(self.changes) - set(SmartOrder.model_fields))
@@ -118,6 +122,11 @@ def reduce_funds(
 ) -> Action:
     """Sell some; at market, or with a limit at `price`."""
     return Action(kind="reduce_funds", order=order, at=_time(at), quantity=quantity, price=price, version=version)
+
+
+def take_profit(order: int = 0, at: Any = None, *, level: int, version: int | None = None) -> Action:
+    """Send what level `level` (1 is TP1) would sell, as if its price had been reached."""
+    return Action(kind="take_profit", order=order, at=_time(at), level=level, version=version)
 
 
 def close_at_market(order: int = 0, at: Any = None, *, version: int | None = None) -> Action:

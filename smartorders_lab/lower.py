@@ -394,6 +394,7 @@ class Table:
                     action.force,
                 )
                 row.role = Role[action.kind.upper()]
+                row.level = -1 if action.level is None else action.level - 1
                 row.price = NONE
                 if action.price is not None:
                     row.limit = 1

@@ -37,10 +37,13 @@ from .codes import (
     R_TRIGGER,
     REDUCE,
     REJECTED,
+    TAKE_PROFIT,
+    TRAILING_TP,
+    TRIGGERED,
 )
 from .exact import floor_rate, share
 from .jit import rare
-from .kernel import decide_exit, escalate, refusal, send, settle
+from .kernel import decide_exit, escalate, level_quantity, refusal, send, settle
 from .position import (
     assign,
     cancel_entry,
@@ -53,6 +56,7 @@ from .position import (
     first_level,
     free,
     is_running,
+    is_waiting,
     move_trail,
     resolve,
 )
@@ -62,7 +66,7 @@ from .rows import NONE, SCALE
 @rare
 def refuse(row, now, out, command, reason):
     """Say no; nothing changes."""
-    emit(row, now, out, ACTION_REFUSED, command.role, -1, command.price, asked(row, now, command), 0, reason)
+    emit(row, now, out, ACTION_REFUSED, command.role, command.level, command.price, asked(row, now, command), 0, reason)
 
 
 @rare
@@ -70,7 +74,7 @@ def take(row, now, out, command, quantity):
     """Say yes; what the venue refused may be tried again."""
     row.refused = 0
     row.retry = 0
-    emit(row, now, out, ACTION, command.role, -1, command.price, quantity, 0, R_NONE)
+    emit(row, now, out, ACTION, command.role, command.level, command.price, quantity, 0, R_NONE)
 
 
 @rare
@@ -96,6 +100,8 @@ def command(rows, i, legs, edits, edit_legs, backup, fills, now, out, command):
             plan_less(row, legs, now, out, command)
         else:
             reduce_funds(row, legs, fills, now, out, command)
+    elif role == TAKE_PROFIT:
+        take_level(row, legs, fills, now, out, command)
     elif role == CLOSE:
         if row.bought == 0:
             refuse(row, now, out, command, R_STATUS)
@@ -244,6 +250,30 @@ def reduce_funds(row, legs, fills, now, out, command):
         take(row, now, out, command, command.quantity)
         send_extra(row, legs, fills, now, out, command, j, row.adds, command.quantity)
         row.adds += 1
+
+
+@rare
+def take_level(row, legs, fills, now, out, command):
+    """Send what a level would sell, as if its price had been reached; one that trails sells at market."""
+    for j in range(first_level(row), first_level(row) + row.levels):
+        leg = legs[j]
+        if leg.number != command.level or not is_waiting(leg) or row.bought == 0:
+            continue
+        trails = is_running(leg)
+        quantity = min(leg.quantity, free(row, legs)) if trails else level_quantity(row, legs, j)
+        if quantity <= 0:
+            refuse(row, now, out, command, R_NO_SIZE)
+            return
+        take(row, now, out, command, 0)
+        emit(
+            row, now, out, TRIGGERED, TRAILING_TP if trails else TAKE_PROFIT, leg.number, now.last, quantity, 0, R_NONE
+        )
+        if row.ttp_rate > 0 and j == first_level(row) + row.levels - 1:
+            leg.limit = 0
+        leg.price = leg.x
+        send(row, legs, fills, now, j, now.last, quantity)
+        return
+    refuse(row, now, out, command, R_STATUS)
 
 
 @rare

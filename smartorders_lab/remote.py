@@ -220,6 +220,10 @@ class Remote:
         """Sell some; at market, or with a limit at `price`."""
         return self._command("reduce_funds", order=oid, quantity=quantity, price=price, version=version)
 
+    def take_profit(self, oid: int, *, level: int, version: int | None = None) -> dict[str, Any]:
+        """Sell now what level `level` (1 is TP1) would sell, as if its price had been reached."""
+        return self._command("take_profit", order=oid, level=level, version=version)
+
     def open_now(self, oid: int, *, version: int | None = None) -> dict[str, Any]:
         """Stop waiting: enter the rest of the planned size at market."""
         return self._command("open_now", order=oid, version=version)

@@ -306,12 +306,14 @@ COMMAND = np.dtype(
         ("version", "i8"),
         ("price", "i8"),
         ("quantity", "i8"),
+        ("level", "i8"),
         ("edit", "i8"),
         ("mask", "i8"),
     ]
 )
-"""An action on one order. `edit` is the row of the edited spec in the table of edits, `mask` the fields it
-changes; `living`: it makes sense only for a position that is held (a stop in profit)."""
+"""An action on one order. `level`: number of the one that is taken, -1 for none; `edit` is the row of the edited spec
+in the table of edits, `mask` the fields it changes; `living`: it makes sense only for a position that is held (a stop
+in profit)."""
 
 EVENT = np.dtype(
     [

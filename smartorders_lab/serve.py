@@ -75,6 +75,7 @@ COMMANDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ("edit", "order changes", "version force"),
         ("add_funds", "order", "quantity cost price version"),
         ("reduce_funds", "order quantity", "price version"),
+        ("take_profit", "order level", "version"),
         ("open_now", "order", "version"),
         ("close_at_market", "order", "version"),
         ("cancel", "order", "version"),

@@ -340,6 +340,10 @@ class Session:
         """Sell some."""
         return self._act(oid, "reduce_funds", version, quantity=quantity, price=price)
 
+    def take_profit(self, oid: int, level: int, version: int | None = None) -> int:
+        """Sell now what level `level` (1 is TP1) would sell, as if its price had been reached."""
+        return self._act(oid, "take_profit", version, level=level)
+
     def open_now(self, oid: int, version: int | None = None) -> int:
         """Stop waiting, and enter at market."""
         return self._act(oid, "open_now", version)
@@ -654,7 +658,8 @@ class Session:
         if name == "edit":
             given = {**given.pop("changes", {}), **given}
         calls: dict[str, Callable[..., int]] = {
-            n: getattr(self, n) for n in ("edit", "add_funds", "reduce_funds", "open_now", "close_at_market", "cancel")
+            n: getattr(self, n)
+            for n in ("edit", "add_funds", "reduce_funds", "take_profit", "open_now", "close_at_market", "cancel")
         }
         if name not in calls:
             raise ActionError(

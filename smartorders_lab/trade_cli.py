@@ -92,7 +92,7 @@ def paper_command(
 
     On a terminal the orders are a table that moves; otherwise each change is a line. Ctrl-C or SIGTERM stop it cleanly; while it does
     not run, nothing triggers. Ctrl-C twice stops at once, which loses nothing either. From another shell, orders and events show what
-    happens, and place, edit, add, reduce, open-now, close, cancel, refresh and share do what they say.
+    happens, and place, edit, add, reduce, take-profit, open-now, close, cancel, refresh and share do what they say.
 
     \b
     smartorders paper plan.toml
@@ -658,6 +658,22 @@ def reduce_command(
         json,
         lambda session: session.reduce_funds(order, quantity=quantity, price=price, version=version),
     )
+
+
+@app.command("take-profit", rich_help_panel=_PANEL)
+def take_profit_command(
+    store: StoreFile,
+    order: OrderNumber,
+    level: Annotated[int, typer.Option("--level", help="Which level: 1 is TP1.", min=1)],
+    version: Version = None,
+    json: Json = False,
+) -> None:
+    """Sell now what a level would sell, as if its price had been reached.
+
+    \b
+    smartorders take-profit lab.duckdb 0 --level 1
+    """
+    _do(store, json, lambda session: session.take_profit(order, level=level, version=version))
 
 
 @app.command("open-now", rich_help_panel=_PANEL)

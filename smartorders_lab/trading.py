@@ -21,7 +21,7 @@ from .book import FORMAT
 from .brokers.dry import dry_broker, keys_or_made_up
 from .brokers.guard import Guard, Limits
 from .brokers.live import LiveBroker
-from .brokers.protect import Protector
+from .brokers.resting import Rests
 from .brokers.streams import PrivateStream
 from .brokers.venues import ALIASES, FACTS, Venue, connect
 from .errors import SpecError
@@ -34,6 +34,8 @@ from .times import duration_ns
 
 FEES_IN_BASE = frozenset({"binance", "bybit", "okx", "gate", "bitget"})
 """Exchanges that take the fee of a purchase out of what is bought."""
+LEVELS = ("on_trigger", "resting")
+"""When a level is sent that sells at a limit."""
 
 
 class AsyncPauses:
@@ -75,6 +77,7 @@ def live(
     dry_run: bool = False,
     streams: bool = False,
     protective_stop: Any = None,
+    levels: str = "on_trigger",
     **options: Any,
 ) -> Session:
     """A session that trades at `exchange`, with money. As `paper`, and:
@@ -86,7 +89,8 @@ def live(
     `session.broker.requests`, and orders live on on paper (see brokers/dry.py). `streams`: listen to what the exchange says of our orders
     by itself, with a second client, so that a fill is known at once and working orders need few looks. `protective_stop`: so far beyond
     its effective stop (`"2%"`) an order that has bought rests a stop at the exchange, which sells also when this machine is dead and stays
-    when the session ends (see brokers/protect.py). Raises SmartOrdersError.
+    when the session ends. `levels`: "resting": levels that sell at a limit rest on the book before their price is there, those at market
+    are sent on trigger all the same (see brokers/resting.py for both). Raises SmartOrdersError.
     """
     venue_name = ALIASES.get(exchange, exchange)
     if venue_name not in FACTS:
@@ -110,6 +114,15 @@ def live(
     if not 0 < cap < 1:
         raise SpecError.one("slippage_cap", slippage_cap, "must be between 0 and 100 %", 'write "1%"')
     distance = _distance(protective_stop, venue_name, dry_run)
+    if levels not in LEVELS:
+        raise SpecError.one("levels", levels, "is not a way to send levels", f"take one of {', '.join(LEVELS)}")
+    if levels == "resting" and (dry_run or distance is not None):
+        why = (
+            "reserve the coins that a protective stop would need"
+            if distance is not None
+            else "are not shown by a dry run"
+        )
+        raise SpecError.one("levels", levels, f"levels that rest {why}", "leave one of them out")
     base = {"fee_maker": "0.1%", "fee_taker": "0.1%", "fee_currency": "base" if venue_name in FEES_IN_BASE else "quote"}
     model = fills if isinstance(fills, FillModel) else FillModel(**{**base, **(fills or {})})
     if model.latency or model.participation is not None:
@@ -153,10 +166,8 @@ def live(
     else:
         venue = Venue(venue_name, client)
         stream = PrivateStream(venue) if streams else None
-        protector = None if distance is None else Protector(distance, f"{opened.path}.{journal.id}.stops")
-        broker = LiveBroker(
-            venue, guard, AsyncPauses(), cap, stream=stream, beside=(venue.keep_time,), protector=protector
-        )
+        rests = Rests(f"{opened.path}.{journal.id}.resting", levels == "resting", distance)
+        broker = LiveBroker(venue, guard, AsyncPauses(), cap, stream=stream, beside=(venue.keep_time,), rests=rests)
     return Session(journal, broker, feed, opened, None if keep_ticks is None else Recorder(keep_ticks))
 
 

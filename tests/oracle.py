@@ -544,7 +544,8 @@ class Replay:
             self.moment += 1
             refusal = self.refusal(action)
             if refusal:
-                self.note("action_refused", action.kind, -1, action.price, self.asked(action), reason=refusal)
+                number = -1 if action.level is None else action.level - 1
+                self.note("action_refused", action.kind, number, action.price, self.asked(action), reason=refusal)
             else:
                 getattr(self, "do_" + action.kind)(action)
         self.commanding = False
@@ -572,6 +573,11 @@ class Replay:
             return "wrong_status"
         if action.kind == "close_at_market" and pending:
             return "wrong_status"
+        if action.kind == "take_profit":
+            level = self.level_that_waits(action)
+            if pending or level is None:
+                return "wrong_status"
+            return None if self.level_quantity(level) > 0 else "no_size"
         if action.kind == "reduce_funds" and self.too_large(self.asked(action)):
             return "too_large"
         if action.kind == "edit" and not pending:
@@ -640,6 +646,26 @@ class Replay:
         if self.status != "PENDING" and quantity > 0:
             self.send(Child("reduce", "reduce_funds", self.changes_sent, not self.long, quantity, action.price))
             self.changes_sent += 1
+
+    def level_that_waits(self, action: Action) -> Level | None:
+        """The level that is to be taken, if it has sent nothing yet."""
+        assert action.level is not None
+        waits = [level for level in self.levels if level.status == "PENDING" or level.mark is not None]
+        return next((level for level in waits if level.number == action.level - 1), None)
+
+    def do_take_profit(self, action: Action) -> None:
+        level = self.level_that_waits(action)
+        assert level is not None
+        quantity, trails = self.level_quantity(level), level.mark is not None
+        role = "trailing_take_profit" if trails else "take_profit"
+        self.note("action", "take_profit", level.number)
+        self.note("triggered", role, level.number, self.last or self.tick.price, quantity)
+        market = not level.limit or bool(self.order.trailing_take_profit and level is self.levels[-1])
+        limit = None if market else self.level_price(level)
+        if not trails:
+            level.status, level.price = "TRIGGERED", self.level_price(level)
+        level.quantity, level.mark = quantity, None
+        self.send(Child("level", role, level.number, not self.long, quantity, limit, level))
 
     def do_close_at_market(self, action: Action) -> None:
         self.note("action", "close_at_market")
@@ -1060,11 +1086,7 @@ class Replay:
             line = self.level_price(level)
             if self.closing or level.status != "PENDING" or not self.in_favour(price, line):
                 continue
-            if self.basic:
-                quantity = min(level.quantity, self.free)
-            else:
-                part = Fraction(self.free) * Fraction(level.size) / 100
-                quantity = floor_to(part, self.instrument.quantity_increment)
+            quantity = self.level_quantity(level)
             if quantity <= 0:
                 continue
             level.status, level.quantity, level.price = "TRIGGERED", quantity, line
@@ -1076,6 +1098,12 @@ class Replay:
             self.note("triggered", "take_profit", level.number, met, quantity)
             limit = line if level.limit else None
             self.send(Child("level", "take_profit", level.number, not self.long, quantity, limit, level), at)
+
+    def level_quantity(self, level: Level) -> Decimal:
+        """What a level sells if it triggers now."""
+        if self.basic or level.mark is not None:
+            return min(level.quantity, self.free)
+        return floor_to(Fraction(self.free) * Fraction(level.size) / 100, self.instrument.quantity_increment)
 
     def trail(self, level: Level) -> None:
         line, quantity = self.level_stop(level), min(level.quantity, self.free)

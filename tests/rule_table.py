@@ -32,6 +32,7 @@ ACTIONS = {
     "open": "open_now",
     "add": "add_funds",
     "reduce": "reduce_funds",
+    "take": "take_profit",
     "close": "close_at_market",
     "cancel": "cancel",
     "edit": "edit",
@@ -226,7 +227,7 @@ def read_tick(word: str, ts: int) -> Tick:
 
 
 def read_action(text: str, ts: int) -> Action:
-    """`cancel`, `add 2`, `add 2 @98`, `add cost=200`, `reduce 1 @105`, `edit sl=96`, `edit! sl=99`; `v=3`, `at=2.5`."""
+    """`cancel`, `add 2`, `add 2 @98`, `add cost=200`, `reduce 1 @105`, `take 1`, `edit sl=96`, `edit! sl=99`; `v=3`, `at=2.5`."""
     name, *rest = text.split()
     given = words(" ".join(rest))
     fields: dict[str, Any] = {"kind": ACTIONS[name.rstrip("!")], "at": moment(given["at"]) if "at" in given else ts}
@@ -242,7 +243,7 @@ def read_action(text: str, ts: int) -> Action:
             if word.startswith("@"):
                 fields["price"] = word[1:]
             elif word[0].isdigit():
-                fields["quantity"] = word
+                fields["level" if name == "take" else "quantity"] = word
     return Action(**fields)
 
 

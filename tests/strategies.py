@@ -23,7 +23,7 @@ from smartorders_lab.spec import BreakEven, Entry, SmartOrder, StopLoss, TakePro
 SPOT, PERPETUAL = "BTC/USDT", "BTC/USDT:USDT"
 BEGIN = 1_699_999_980 * 10**9
 """The time (ns) at which every tape begins; a whole minute, so that small polling intervals divide it."""
-KINDS = ["open_now", "add_funds", "reduce_funds", "close_at_market", "cancel", "edit"]
+KINDS = ["open_now", "add_funds", "reduce_funds", "take_profit", "close_at_market", "cancel", "edit"]
 RATES = ["1%", "2%", "3%", "5%", "10%"]
 SIZES = [
     [100], [50, 50], [40, 35, 25], [25, 25, 25, 25], [10, 20, 30, 40], [33, 33, 34], [60], [30, 30], [1, 99], [50, 25],
@@ -261,6 +261,8 @@ def actions(draw: Any, order: SmartOrder, first: int, last: int) -> tuple[Action
             if kind == "add_funds" and rarely(draw, 4):
                 fields["cost"] = 100 * fields.pop("quantity")
             fields["price"] = draw(maybe(st.integers(94, 108).map(side.price)))
+        if kind == "take_profit":
+            fields["level"] = draw(st.integers(1, 3))
         if kind == "edit":
             fields["force"] = draw(st.booleans())
             fields["changes"] = draw(changes(side, spec))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..execution import PREFIX, client_id
 from ..fields import plain
 from ..rows import Status
+from .resting import PREFIX as REST
 
 if TYPE_CHECKING:
     from ..book import Book
@@ -56,11 +57,11 @@ class Account:
 
 async def look(broker: LiveBroker, book: Book) -> Account:
     """Ask the exchange. Raises brokers.venues.Failed if it does not say."""
-    owned = _owned(book)
+    owned = _owned(broker, book)
     symbols = sorted({market.instrument.symbol for market in book.markets.values()})
     found = [(symbol, *order) for symbol in symbols for order in await broker.venue.open_orders(symbol)]
-    owned |= _owned(book)  # also what has been sent meanwhile
-    strange = [order for order in found if order[1].startswith(PREFIX) and order[1] not in owned]
+    owned |= _owned(broker, book)  # also what has been sent meanwhile
+    strange = [order for order in found if order[1].startswith((PREFIX, REST)) and order[1] not in owned]
     ours = _ours(book) if strange else set()
     orphans = [Orphan(*order, order[1] in ours) for order in strange]
     before = _held(book)
@@ -69,8 +70,9 @@ async def look(broker: LiveBroker, book: Book) -> Account:
     return Account(balances, {coin: min(held, after.get(coin, Decimal(0))) for coin, held in before.items()}, orphans)
 
 
-def _owned(book: Book) -> set[str]:
-    return {job.submit.client_id for job in book.jobs.values() if job.open}
+def _owned(broker: LiveBroker, book: Book) -> set[str]:
+    rests = () if broker.rests is None else broker.rests.names()
+    return {job.submit.client_id for job in book.jobs.values() if job.open} | {name for name, _ in rests}
 
 
 def _ours(book: Book) -> set[str]:

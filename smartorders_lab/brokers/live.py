@@ -20,9 +20,10 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -32,11 +33,12 @@ from ..instrument import Instrument
 from ..messages import Cancel, Report, Submit, What
 from ..rows import NONE, SCALE
 from .guard import Guard, exposure
+from .resting import SOLD
 from .venues import SECOND_NS, Failed, Fate, Fill, Truth, Venue, Wanted
 
 if TYPE_CHECKING:
     from ..book import Book
-    from .protect import Protector
+    from .resting import Rests
     from .streams import PrivateStream
 
 SHORTEST_S, LONGEST_S = 0.05, 2.0
@@ -74,8 +76,10 @@ class _Child:
         self.id = ""
         self.price: Decimal | None = None
         self.amount: Decimal | None = None
-        self.accepted = self.recalled = self.over = self.busy = self.asked = False
+        self.accepted = self.recalled = self.over = self.busy = self.asked = self.cut = False
         self.fills: set[str] = set()
+        self.sold = 0
+        """What of it was sold by what rested at the exchange before it."""
         self.cancel_ns = self.missed_ns = 0
         self.wakes = 0
 
@@ -84,7 +88,7 @@ class LiveBroker:
     """Children at a real exchange. Raises StoreError for what the exchange says that cannot be true.
 
     `slippage_cap`: how far from the last price a purchase at market may go. `clock`: ns that nobody sets. `stream`: what the exchange
-    says by itself; `beside`: other work that lasts as long as the session; `protector`: of orders whose machine is dead.
+    says by itself; `beside`: other work that lasts as long as the session; `rests`: what rests at the exchange beside children.
     """
 
     tells_all = True
@@ -100,11 +104,11 @@ class LiveBroker:
         clock: Callable[[], int] = time.monotonic_ns,
         stream: PrivateStream | None = None,
         beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
-        protector: Protector | None = None,
+        rests: Rests | None = None,
     ):
         self.venue, self.guard, self.pauses, self.cap, self.clock = venue, guard, pauses, slippage_cap, clock
         self.request_expiry_ns, self.visibility_lag_ns = venue.request_expiry_ns, venue.visibility_lag_ns
-        self.stream, self._beside, self.protector = stream, beside, protector
+        self.stream, self._beside, self.rests = stream, beside, rests
         self._children: dict[str, _Child] = {}
         self._instruments: dict[str, Instrument] = {}
         self._last: dict[str, Decimal] = {}
@@ -125,8 +129,8 @@ class LiveBroker:
         try:
             await self.venue.open()
             await self._let_in()
-            if self.protector is not None:
-                await self.protector.open(self)
+            if self.rests is not None:
+                await self.rests.open(self)
         except Failed as failed:
             raise ExchangeError(
                 f"{self.venue.name}: cannot be traded on: {failed.reason}; see `smartorders doctor`"
@@ -143,11 +147,16 @@ class LiveBroker:
     def resumes(self, book: Book) -> None:
         """A book is about to resume. What its last turn left unsent is sent in there, and must be held against limits, too."""
         self._starting = book
+        if self.rests is not None:
+            self.rests.book = book
 
     def settled(self, book: Book) -> None:
         """It is known what became of everything: from here the guard counts by itself."""
         self._starting = None
         self._count(book)
+        if self.rests is not None:
+            self.rests.settled()
+            self._spawn(self.rests.run())
 
     def _count(self, book: Book, but: str = "") -> None:
         """Have limits count what orders hold and what is under way, `but` for one child."""
@@ -157,9 +166,6 @@ class LiveBroker:
                 market = book.markets[_market(job.submit.symbol)]
                 last = market.instrument.price(market.last.get("price", 0))
                 self.guard.goes_on(job.submit, market.instrument, job.submit.quantity - job.filled, last)
-
-        if self.protector is not None:
-            self._spawn(self.protector.run(book))
 
     async def end(self) -> None:
         """No more requests."""
@@ -226,12 +232,13 @@ class LiveBroker:
         self._put_to_work(child, False)
         return []
 
-    def know(self, submit: Submit, id: str, fills: Iterable[str]) -> None:
-        """A child of an earlier start, its id at the exchange if that was heard, and the trades that have been told."""
+    def know(self, submit: Submit, id: str, fills: Mapping[str, int]) -> None:
+        """A child of an earlier start, its id at the exchange if that was heard, and the trades that have been told, and how much each."""
         if submit.client_id in self._children:  # sent by this very start
             return
         child = self._children[submit.client_id] = _Child(submit, submit.sent // 1_000_000, self.clock())
         child.id, child.accepted, child.fills = id, bool(id), set(fills)
+        child.sold = sum(units for name, units in fills.items() if name.startswith(SOLD))
 
     # ------------------------------------------------------------------------------------------------ workers
 
@@ -240,12 +247,12 @@ class LiveBroker:
         child = self._children.get(client_id)
         if child is not None and not child.over:
             self._put_to_work(child, False)
-        elif self.protector is not None:
-            self.protector.touched(client_id)
+        elif self.rests is not None:
+            self.rests.touched(client_id)
 
     def _names(self) -> dict[str, str]:
         """What the children that are not over are called, here and at the exchange."""
-        names = {} if self.protector is None else dict(self.protector.names())
+        names = {} if self.rests is None else dict(self.rests.names())
         for client_id, child in self._children.items():
             if not child.over:
                 names[client_id] = client_id
@@ -270,19 +277,16 @@ class LiveBroker:
 
     async def _create(self, child: _Child) -> bool:
         """Have the exchange take a child; False if that is settled: it does not."""
-        if self.protector is not None and not child.submit.opens and not self.guard.halted:
-            sold = [self._filled(child.submit, fill) for fill in await self.protector.withdraw(child.submit)]
-            if sold:  # what is left is asked for anew
-                child.fills |= {report.fill_id for report in sold}
-                whole = sum(report.quantity for report in sold) == child.submit.quantity
-                self._tell(child, [*sold, *([] if whole else [Report(child.submit.client_id, What.CANCELLED)])], True)
+        if self.rests is not None and not child.submit.opens and not self.guard.halted:
+            await self.rests.sell(child.submit, partial(self._sold, child), lambda: child.recalled)
+            if child.over:
                 return False
         begin, pause = self.clock(), SHORTEST_S
         while True:
             halted = self.guard.halted
             if child.recalled or halted or self.clock() > begin + GIVE_UP_S * SECOND_NS:
                 # up to here every request is known not to have been carried out
-                what = What.CANCELLED if child.recalled else What.REJECTED
+                what = What.CANCELLED if child.recalled or child.sold else What.REJECTED
                 self._tell(
                     child, [Report(child.submit.client_id, what, reason=halted or "it could not be sent in time")], True
                 )
@@ -298,7 +302,8 @@ class LiveBroker:
                     if failed.poor and await self._cut_to_free(child):
                         continue
                     reason = f"insufficient funds: {failed.reason}" if failed.poor else failed.reason
-                    self._tell(child, [Report(child.submit.client_id, What.REJECTED, reason=reason)], True)
+                    what = What.CANCELLED if child.sold else What.REJECTED
+                    self._tell(child, [Report(child.submit.client_id, what, reason=reason)], True)
                     return False
                 if failed.fate is Fate.EXISTS:
                     return True
@@ -319,7 +324,7 @@ class LiveBroker:
     async def _cut_to_free(self, child: _Child) -> bool:
         """Funds are missing for a sale: sell what there is, so that as little as possible stays unprotected. False if nothing is."""
         submit, instrument = child.submit, self._instrument(child.submit)
-        if submit.side > 0 or submit.opens or ":" in instrument.symbol or child.amount is not None:
+        if submit.side > 0 or submit.opens or ":" in instrument.symbol or child.cut:
             return False
         try:
             balances = await self.venue.balances()
@@ -327,12 +332,11 @@ class LiveBroker:
             return False
         free = balances.get(instrument.symbol.split("/")[0], (Decimal(0), Decimal(0)))[0]
         amount = free // instrument.quantity_increment * instrument.quantity_increment
-        if not 0 < amount < instrument.quantity(submit.quantity):
+        asked = instrument.quantity(submit.quantity) if child.amount is None else child.amount
+        if not 0 < amount < asked:
             return False
-        log.warning(
-            "%s: only %s are free to be sold of %s", submit.client_id, amount, instrument.quantity(submit.quantity)
-        )
-        child.amount = amount
+        log.warning("%s: only %s are free to be sold of %s", submit.client_id, amount, asked)
+        child.amount, child.cut = amount, True
         return True
 
     async def _repeat(self, child: _Child) -> bool:
@@ -394,6 +398,8 @@ class LiveBroker:
         name = child.submit.client_id
         if child.accepted:  # some exchanges forget an order that is over and unfilled within hours
             self._tell(child, [Report(name, What.CANCELLED, reason="the exchange has forgotten it")], True)
+        elif child.sold:  # what rested before it has sold of it, and for what was left it never was
+            self._tell(child, [Report(name, What.CANCELLED, reason="what was left was not sent")], True)
         else:
             self.guard.over(child.submit)  # sent again it is counted again
             self._tell(child, [Report(name, What.ABSENT)])
@@ -432,13 +438,21 @@ class LiveBroker:
             if fill.id not in child.fills:
                 child.fills.add(fill.id)
                 reports.append(self._filled(submit, fill))
-        whole = truth.filled == self._instrument(submit).quantity(submit.quantity)
+        whole = truth.filled == self._instrument(submit).quantity(submit.quantity - child.sold)
         over = whole or not truth.open
         if over and not whole:
             what = What.REJECTED if truth.rejected else What.CANCELLED
             reports.append(Report(submit.client_id, what, reason=truth.rejected))
         if reports or over:
             self._tell(child, reports, over)
+
+    def _sold(self, child: _Child, fills: Sequence[Fill]) -> None:
+        """What rested at the exchange has sold these of a child; it is sent for the others alone."""
+        reports = [self._filled(child.submit, fill) for fill in fills]
+        child.fills |= {report.fill_id for report in reports}
+        child.sold += sum(report.quantity for report in reports)
+        child.amount = self._instrument(child.submit).quantity(child.submit.quantity - child.sold)
+        self._tell(child, reports, child.sold == child.submit.quantity)
 
     def _filled(self, submit: Submit, fill: Fill) -> Report:
         instrument = self._instrument(submit)
@@ -467,6 +481,8 @@ class LiveBroker:
         if child.over:
             self.guard.over(child.submit)
         self._hear(reports)
+        if self.rests is not None:
+            self.rests.wake()
 
     def _instrument(self, submit: Submit) -> Instrument:
         return self._instruments[_market(submit.symbol)]

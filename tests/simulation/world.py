@@ -568,7 +568,17 @@ class World:
         s = spec.direction
         price = self.markets[spec.symbol].price / 100
         kind = rng.choice(
-            ["open_now", "edit", "edit", "edit", "add_funds", "reduce_funds", "close_at_market", "cancel"]
+            [
+                "open_now",
+                "edit",
+                "edit",
+                "edit",
+                "add_funds",
+                "reduce_funds",
+                "take_profit",
+                "close_at_market",
+                "cancel",
+            ]
         )
         details: dict[str, Any] = {}
         if kind == "edit":
@@ -590,6 +600,8 @@ class World:
             if rng.random() < 0.4:
                 away = -0.001 if kind == "add_funds" else 0.002
                 details["price"] = f"{price * (1 + s * away):.2f}"
+        elif kind == "take_profit":
+            details = {"level": rng.randint(1, 3)}
         version = rng.choice([None, None, book.version(number), max(0, book.version(number) - 1)])
         force, before = rng.random() < 0.2, self.checks.actions
 

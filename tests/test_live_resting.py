@@ -1,0 +1,269 @@
+"""Levels that rest on the book: the ledger is that of levels that are sent when they are reached, and no coin is sold twice."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_live import LIMITS, SOL, Desk, at, buy
+
+import smartorders_lab as so
+from smartorders_lab.brokers import resting, venues
+from smartorders_lab.brokers.venues import FACTS
+from smartorders_lab.trading import live
+from smartorders_lab.verify import verify
+
+TP1 = {"target": 155, "size": 50, "kind": "limit"}
+TP2 = {"target": 165, "size": 50, "kind": "limit"}
+
+
+class Book(Desk):
+    """A desk whose levels rest."""
+
+    levels = "resting"
+
+    def start(self, **how: Any) -> so.Session:
+        return super().start(**{"levels": self.levels, "streams": True, **how})
+
+    def asks(self) -> list[tuple[Decimal, Decimal]]:
+        """(price, amount that is left) of what is for sale at the exchange."""
+        found: list[Any] = self.exchange.do(
+            lambda: sorted(
+                (order.price, order.amount - order.filled)
+                for order in self.ledger.orders.values()
+                if order.open and order.side == "sell"
+            )
+        )
+        return found
+
+    def rest(self, *asks: tuple[Any, Any]) -> None:
+        want = [(Decimal(price), Decimal(amount)) for price, amount in asks]
+        self.until(lambda: self.asks() == want, f"{want} rest")
+
+    def sales(self) -> list[tuple[Decimal, Decimal]]:
+        found: list[Any] = self.exchange.do(
+            lambda: [(fill.price, fill.amount) for fill in self.ledger.fills if fill.order.side == "sell"]
+        )
+        return found
+
+    def orders(self) -> int:
+        return int(self.exchange.do(lambda: len(self.ledger.orders)))
+
+    def bought(self, quantity: str, **fields: Any) -> int:
+        oid = self.session.place(buy(quantity, **fields))
+        self.move(150)
+        self.holds(oid, quantity)
+        return oid
+
+    def lived_through_again(self) -> None:
+        """The journal gives the same bytes once more, without an exchange."""
+        self.session.close()
+        found = verify(self.store, self.session.id)
+        assert found.ok, found
+
+
+@contextlib.contextmanager
+def desk(venue: str, folder: Path, levels: str = "resting") -> Iterator[Book]:
+    made = Book(venue, folder)
+    made.levels = levels
+    with made.exchange:
+        made.ledger.maker = made.ledger.taker = Decimal(0)
+        made.start()
+        try:
+            yield made
+        finally:
+            made.session.close()
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resting, "TURN_S", 0.02)
+    monkeypatch.setattr(resting, "AGAIN_S", 0.2)
+    monkeypatch.setattr(resting, "ASK_S", 0.1)
+
+
+def lived(one: Book) -> list[tuple[Any, ...]]:
+    """A whole life; returns the ledger of it."""
+    rests = one.levels == "resting"
+    oid = one.session.place(
+        buy(entry=at(149), take_profits=[TP1, TP2], stop_loss=140, trailing_stop="3%", break_even=True)
+    )
+    one.move(150, 149)
+    one.until(lambda: one.exchange.do(lambda: one.ledger.listed(open=True)), "it rests at the exchange")
+    one.move(148.9, size=1)
+    one.holds(oid, "1")
+    if rests:
+        one.rest((155, "0.5"), (165, "0.5"))
+    one.move(148.9)
+    one.holds(oid, "4")
+    one.session.add_funds(oid, quantity=1)
+    one.holds(oid, "5")
+    if rests:
+        one.rest((155, "2.5"), (165, "2.5"))
+    one.session.edit(oid, take_profits=[{**TP1, "target": 154}, TP2])
+    if rests:
+        one.rest((154, "2.5"), (165, "2.5"))
+    one.move(154.5)
+    one.is_(oid, "PARTIALLY_CLOSED")
+    one.holds(oid, "2.5")
+    assert float(one.session.order(oid)["stop"]) >= 149, "break-even"
+    one.session.reduce_funds(oid, quantity="0.5")
+    one.holds(oid, "2")
+    if rests:
+        one.rest((165, "2"))
+    one.move(160, 164, 158)
+    one.is_(oid, "STOPPED")
+    assert one.session.order(oid)["exit_reason"] == "trailing_stop"
+    one.true()
+    events = one.session.events(oid)
+    return events.select("kind", "role", "level", "quantity", "status", "reason").rows()
+
+
+@pytest.mark.parametrize("venue", FACTS)
+def test_the_ledger_is_that_of_levels_on_trigger(venue: str, tmp_path: Path) -> None:
+    with desk(venue, tmp_path) as one:
+        rested = lived(one)
+        one.lived_through_again()
+    if venue == "binance":
+        (tmp_path / "again").mkdir()
+        with desk(venue, tmp_path / "again", "on_trigger") as other:
+            sent = lived(other)
+        assert rested == sent
+
+
+@pytest.mark.parametrize("venue", FACTS)
+def test_a_level_is_filled_while_nobody_is_there(venue: str, tmp_path: Path) -> None:
+    """The price was there and left again, so no tick says so to the session: the exchange does."""
+    with desk(venue, tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2], break_even=True)
+        one.rest((155, 2), (165, 2))
+        one.session.close()
+        assert len(one.asks()) == 2, "they stay"
+        one.exchange.do(lambda: [one.server.move(SOL, price) for price in (155.5, 152)])
+        session = one.start()
+        one.is_(oid, "PARTIALLY_CLOSED")
+        one.holds(oid, "2")
+        assert not session.broker.guard.halted, "nothing is missing from the account"
+        assert float(session.order(oid)["stop"]) >= 150, "break-even"
+        assert session.order(oid)["levels"][0]["status"] == "FILLED"
+        one.rest((165, 2))
+        one.move(149)
+        one.is_(oid, "STOPPED")
+        one.true()
+        one.lived_through_again()
+
+
+@pytest.mark.parametrize("venue", ["binance", "coinbase", "gate"])
+def test_a_level_that_is_reached_is_the_order_that_is_there(venue: str, tmp_path: Path) -> None:
+    """Its place in the queue is kept; a stop takes back what is left of it, and sells that."""
+    with desk(venue, tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1])
+        one.rest((155, 2))
+        before = one.orders()
+        one.move(155.5, size=0.75)
+        one.holds(oid, "3.25")
+        assert one.session.order(oid)["levels"][0]["status"] == "TRIGGERED"
+        one.move(154)
+        assert (one.orders(), one.asks()) == (before, [(155, Decimal("1.25"))])
+        one.move(155.5, size=0.5)
+        one.holds(oid, "2.75")
+        assert one.orders() == before
+        one.move(150, 145, 139)
+        one.is_(oid, "STOPPED")
+        one.true()
+        assert sum(amount for _, amount in one.sales()) == 4
+        assert one.orders() == before + 2, "what was free at once, and what came back"
+        one.lived_through_again()
+
+
+def test_somebody_takes_back_what_rests(tmp_path: Path) -> None:
+    """It is sent again; and once its level is reached, for what is left."""
+    with desk("okx", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+
+        def cancel(price: int) -> None:
+            one.ledger.cancel(next(order for order in one.ledger.listed(open=True) if order.price == price))
+
+        one.exchange.do(lambda: cancel(165))
+        one.rest((155, 2), (165, 2))
+        one.move(155.5, size=0.5)
+        one.holds(oid, "3.5")
+        one.exchange.do(lambda: cancel(155))
+        one.move(156)
+        one.holds(oid, "2")
+        one.session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        one.true()
+
+
+@pytest.mark.parametrize("fault", ["reset before", "reset after", "empty after", "429 before"])
+@pytest.mark.parametrize("venue", ["kraken", "bybit"])
+def test_what_became_of_one_is_not_known(
+    venue: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = dataclasses.replace(venues.FACTS[venue], expiry_s=0.4, lag_s=0.2)
+    monkeypatch.setitem(venues.FACTS, venue, facts)
+    with desk(venue, tmp_path) as one:
+        one.exchange.do(lambda: one.server.fault(fault, "create", 2))  # the first is the entry
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.exchange.do(lambda: one.server.fault(fault, "cancel", 1))
+        one.session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        assert one.asks() == []
+        one.true()
+
+
+def test_what_the_exchange_does_not_take_is_sent_on_trigger(tmp_path: Path) -> None:
+    with desk("binance", tmp_path) as one:
+        one.exchange.do(lambda: one.server.fault("refused before", "create", 2))
+        oid = one.bought(
+            "4",
+            stop_loss=140,
+            take_profits=[{**TP1, "kind": "market"}, {**TP2, "target": 160, "size": 0.001}, {**TP2, "size": 49}],
+        )
+        one.move(151)
+        one.until(
+            lambda: [price for price, _ in one.asks()] == [165], "a level at market does not rest, nor does a tiny one"
+        )
+        one.move(155.5)
+        one.holds(oid, "2")
+        one.session.cancel(oid)
+        one.until(lambda: not one.asks(), "what is not managed does not rest")
+
+
+def test_while_halted_what_rests_stays(tmp_path: Path) -> None:
+    with desk("binance", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.session.halt()
+        one.move(155.5)
+        one.until(lambda: len(one.sales()) == 1, "the exchange sells all the same")
+        assert one.asks() == [(165, 2)]
+        one.session.release()
+        one.until(lambda: one.session.order(oid)["status"] == "PARTIALLY_CLOSED", "and it is told")
+        one.holds(oid, "2")
+        one.session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        one.true()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"levels": "on the book"}, "take one of on_trigger, resting"),
+        ({"levels": "resting", "protective_stop": "2%"}, "reserve the coins"),
+        ({"levels": "resting", "dry_run": True}, "not shown by a dry run"),
+    ],
+)
+def test_what_cannot_be(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(so.SpecError) as caught:
+        live("binance", store=tmp_path / "x.duckdb", confirm="live", limits=LIMITS, **given)
+    assert says in str(caught.value)
+    assert not (tmp_path / "x.duckdb").exists()
