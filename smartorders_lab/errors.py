@@ -17,8 +17,12 @@ A message is one line: *field or row = value: rule; way out*.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_SECRET = re.compile(r"(\.|^api_?|private_?)key$|secret|pass(word|phrase)$|token$", re.IGNORECASE)
+"""Fields whose value is nobody's business, wherever it was written by mistake."""
 
 
 class SmartOrdersError(Exception):
@@ -40,7 +44,8 @@ class Problem:
     level: str = "error"
 
     def __str__(self) -> str:
-        shown = "" if self.value is None else f" = {short(self.value)}"
+        value = "***" if _SECRET.search(self.path) else short(self.value)
+        shown = "" if self.value is None else f" = {value}"
         return f"{self.path}{shown}: {self.rule}" + (f"; {self.fix}" if self.fix else "")
 
 

@@ -9,6 +9,9 @@
     speed = 60                              # how many times as fast recorded ticks are played; "max"
     slippage_cap = "1%"                     # live: how far from the last price a purchase at market may go
     profile = "second"                      # live: which keys (SMARTORDERS_BINANCE_SECOND_KEY)
+    levels = "resting"                      # live: levels at a limit rest on the book; left out: sent on trigger
+    protective_stop = "2%"                  # live: in place of that, a stop of each order rests so far beyond its own
+    streams = true                          # live: listen to what the exchange says of our orders
 
     [limits]                                # live: what may be opened; paper trading passes over it
     symbols = ["SOL/USDT"]
@@ -84,6 +87,9 @@ class SessionTable(Part):
     speed: Annotated[float | None, BeforeValidator(speed_of)] = 1.0
     slippage_cap: Text = ""
     profile: Text = ""
+    levels: Text = ""
+    protective_stop: Text = ""
+    streams: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ RECENT = 50_000
 """Ticks of each symbol that a session remembers for whoever draws them; the recorder keeps all."""
 _SWITCH_S = 0.001
 """While a session runs, how long Python lets a busy thread run before another has its turn; 5 ms otherwise."""
-LOOKS = 3
-"""Times that coins have to be missing before they count as gone."""
+LOOKS, LOOK_S = 3, 0.5
+"""Times that coins have to be missing before they count as gone, and the shortest time between two of these looks."""
 MODES = {"paper": "paper", "live": "LIVE, real money", "dry": "dry run, nothing is sent"}
 """How a mode is written."""
 _FAREWELL_S = 5.0
@@ -837,7 +837,7 @@ class Session:
             looks += 1
             if not account.differences or looks >= LOOKS:
                 return account
-            await asyncio.sleep(broker.venue.facts.lag_s / LOOKS)
+            await asyncio.sleep(max(broker.venue.facts.lag_s / LOOKS, LOOK_S))
 
     async def _accounted(self) -> None:
         """Hold the account against the orders: differences are noted, and nothing is sent any more."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +229,16 @@ def live_command(
     slippage_cap: Annotated[
         str | None, typer.Option("--slippage-cap", help="A purchase at market pays at most so much more: 1%.")
     ] = None,
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="on_trigger; resting: those at a limit rest on the book.")
+    ] = None,
+    protective_stop: Annotated[
+        str | None,
+        typer.Option("--protective-stop", help="Rest a stop at the exchange, so far beyond each order's: 2%."),
+    ] = None,
+    streams: Annotated[
+        bool | None, typer.Option("--streams/--no-streams", help="Listen to what the exchange says of our orders.")
+    ] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="Which keys, where there are several.")] = None,
     keep_ticks: Annotated[
         Path | None, typer.Option("--keep-ticks", metavar="FOLDER", help="Keep the ticks it sees, to be replayed.")
@@ -281,6 +291,19 @@ def live_command(
         cli._say("warning", "session.balances: is for paper; here the account's own count")
     options["slippage_cap"] = slippage_cap or wanted.session.slippage_cap or "1%"
     options["profile"] = profile if profile is not None else wanted.session.profile
+    rests = {
+        "levels": levels or wanted.session.levels or "on_trigger",
+        "protective_stop": protective_stop or wanted.session.protective_stop or None,
+    }
+    if dry_run and rests != {"levels": "on_trigger", "protective_stop": None}:
+        cli._say(
+            "warning",
+            "a dry run does not show what rests at the exchange: levels are sent on trigger, and no stop rests",
+        )
+    else:
+        options |= rests
+    heard = wanted.session.streams if streams is None else streams
+    options |= {} if heard is None else {"streams": heard}
     for key, spec in wanted.orders:
         for warning in spec.warnings():
             cli._say("warning", f"{key}.{warning}")
@@ -341,6 +364,7 @@ def _tell_what_is_allowed(
         f"{limits.max_orders} orders that open something at once",
         "prices": f"limits within {plain(limits.max_distance * 100)}% of the last price, purchases at market up to "
         f"{options['slippage_cap']} above it",
+        "resting": _resting(options),
         "to stop": f"smartorders halt {wanted.store}, or create the file {switch}",
     }
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -350,6 +374,15 @@ def _tell_what_is_allowed(
         console.print(Text(f"  {name:<9} {text}"))
     if switch.exists():
         cli._say("warning", f"{switch} is there: nothing will be sent until smartorders release {wanted.store}")
+
+
+def _resting(options: Mapping[str, Any]) -> str:
+    """What rests at the exchange before it is due."""
+    if options.get("protective_stop"):
+        return f"a stop of each order, {options['protective_stop']} beyond its own; it stays there when this ends"
+    if options.get("levels") == "resting":
+        return "take-profit levels at a limit; they stay there when this ends, stops do not"
+    return "nothing before it is due; stops work only while this runs"
 
 
 def _typed(venue: str, confirm: str) -> None:

@@ -132,9 +132,8 @@ def live(
 
         feed = LiveFeed(venue_name, **options)
     elif options:
-        raise SpecError.one(
-            next(iter(options)), options, "is an option of a live feed", "leave it out, or set it on the feed"
-        )
+        option, value = next(iter(options.items()))
+        raise SpecError.one(option, value, "is an option of a live feed", "leave it out, or set it on the feed")
     meta = {
         "format": FORMAT,
         "mode": "dry" if dry_run else "live",

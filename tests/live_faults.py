@@ -1,11 +1,13 @@
 """Whole lives of orders at the local exchange, again and again, each time with one fault at one request.
 
     python tests/live_faults.py [--venue okx ...] [--fault "reset after" ...] [--every 10 [--offset 3]] [--log runs.jsonl]
+                                [--workers 2 [--lives 3]]
 
 For each exchange a life without a fault counts the private requests; then every fault that the exchange knows happens at every one of them
 (or at each `--every`th pair of both). The session is a real one, with real ccxt clients. In the end its fills, its positions and its
 balances are those of the exchange, no intent was carried out twice, nothing is left open, its journal is lived through again to
-the same bytes, and every order has ended as it does without a fault. What stands in `--log` is not run again.
+the same bytes, and every order has ended as it does without a fault. What stands in `--log` is not run again. With `--workers` lives are
+lived in so many processes, `--lives` at a time in each: much of a life is waiting.
 """
 
 from __future__ import annotations
@@ -13,8 +15,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
+import multiprocessing
+import queue
+import random
+import ssl
 import tempfile
 import threading
 import time
@@ -26,15 +33,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from session_process import Exchange, Local, parting
+from session_process import Exchange, Local, end_with_parent, parting
 from trading_exchange import DIALECTS, FAULTS, Far, TradingExchange, _learn, trader
 
 import smartorders_lab as so
+from smartorders_lab import store as store_module
 from smartorders_lab.brokers import live as live_module
 from smartorders_lab.brokers import venues
+from smartorders_lab.brokers.resting import PREFIX as REST
+from smartorders_lab.brokers.resting import SOLD
 from smartorders_lab.brokers.venues import FACTS
 from smartorders_lab.journal import Journal
 from smartorders_lab.messages import Report, What
+from smartorders_lab.rows import Status
 from smartorders_lab.store import Store
 from smartorders_lab.trading import live
 from smartorders_lab.verify import verify
@@ -73,11 +84,50 @@ def quick() -> Iterator[None]:
         yield
 
 
-def connecting(venue: str, server: TradingExchange | Far) -> Callable[[], Any]:
-    """What makes a client of that exchange, which is closed with all that belongs to it."""
+_certified = functools.cache(ssl.create_default_context)
+MEMORY = Path("/dev/shm")
+"""Where stores lie, if it is there: what a disk does is not what is asked here."""
+
+
+@functools.cache
+def _empty_store() -> bytes:
+    """A store as a first start makes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.duckdb"
+        Store(path).close()
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def cheap() -> Iterator[None]:
+    """What every life would load anew and is always the same is loaded once; a store has no threads of its own."""
+    with (
+        mock.patch.object(ssl, "create_default_context", lambda *, cafile=None: _certified(cafile=cafile)),
+        mock.patch.dict(store_module._CONFIG, threads=1),
+    ):
+        yield
+
+
+def lasting(client: Any) -> Any:
+    """Have a client keep its connections, as the product's does."""
+    client.session.connector._force_close = False
+    return client
+
+
+class Watched(Local):
+    """A feed that keeps its connections."""
+
+    async def open(self) -> None:
+        await super().open()
+        lasting(self._client)
+
+
+def connecting(venue: str, server: TradingExchange | Far, lasts: bool = False) -> Callable[[], Any]:
+    """What makes a client of that exchange, which is closed with all that belongs to it. `lasts`: it keeps its connections."""
 
     def connect() -> Any:
-        return parting(trader(venue, server, timeout=int(TIMEOUT_S * 1000)))
+        made = parting(trader(venue, server, timeout=int(TIMEOUT_S * 1000)))
+        return lasting(made) if lasts else made
 
     return connect
 
@@ -122,25 +172,45 @@ def told(journal: Journal) -> Told:
     return Told(dict(attempts), fills)
 
 
+def client_ids(ledger: Any) -> dict[int, str]:
+    """Under what a session knows each order of an exchange, by `id` of the order; one that follows a stop under the name of that."""
+    names = {id(order): order.cid.removeprefix("t-") for order in ledger.orders.values()}  # so Gate.io writes them
+    names |= {
+        id(stop): f"{REST}{stop.id}" for stop in ledger.orders.values() if stop.apart and not stop.cid
+    }  # or not at all
+    return names | {id(stop.child): names[id(stop)] for stop in ledger.orders.values() if stop.child is not None}
+
+
 def same_fills(ledger: Any, ours: Told, begun: dict[str, Decimal]) -> Counter[str]:
     """The exchange's orders, fills and balances are those that the session knows of, one execution for each intent; returns how many.
 
     `begun`: the balances of the beginning.
     """
     children = {name: child for child, names in ours.attempts.items() for name in names}
+    sold: dict[str, str] = {}
+    """Of each trade of what rests beside children, what rested."""
     executed: dict[tuple[int, int], list[str]] = defaultdict(list)
-    names = {id(order): order.cid.removeprefix("t-") for order in ledger.orders.values()}  # so Gate.io writes them
+    names = client_ids(ledger)
     for order in ledger.orders.values():
         name = names[id(order)]
+        if name.startswith(REST):
+            sold |= dict.fromkeys((fill.id for fill in order.fills), name)
+            continue
         hold(name in children, "the exchange has an order that no intent asked for", order)
         executed[children[name]].append(name)
     for child, made in executed.items():
         hold(len(made) == 1, "one child was executed more than once", child, made)
-    there = {(names[id(f.order)], f.id): (f.price, f.amount, {f.fee_currency: f.fee}) for f in ledger.fills}
-    here = {
-        key: (r.price * PRICE, r.quantity * STEP, {currency: Decimal(cost) for currency, cost in r.fees})
-        for key, r in ours.fills.items()
-    }
+    there = {(names[id(f.order)], f.id): (f.price, f.amount, {f.fee_currency: _fee(f.fee)}) for f in ledger.fills}
+    here: dict[tuple[str, str], tuple[Decimal, Decimal, dict[str, Decimal]]] = {}
+    for key, r in ours.fills.items():
+        trade = (
+            key[1].removeprefix(SOLD).rpartition("/")[0]
+        )  # a part of it, where several exits were filled with one trade
+        key = (sold.get(trade, f"{key} of nothing"), trade) if key[1].startswith(SOLD) else key
+        price, amount, fees = here.get(key, (r.price * PRICE, Decimal(0), {}))
+        fees = {currency: _fee(Decimal(cost) + fees.get(currency, Decimal(0))) for currency, cost in r.fees}
+        hold(price == r.price * PRICE, "one trade has two prices", key)
+        here[key] = price, amount + r.quantity * STEP, fees
     hold(len(there) == len(ledger.fills), "the exchange has used an id twice")
     for key in there.keys() | here.keys():
         hold(
@@ -156,8 +226,18 @@ def same_fills(ledger: Any, ours: Told, begun: dict[str, Decimal]) -> Counter[st
         for currency, cost in fees.items():
             total[currency] -= cost
     theirs = {name: amount for name, (amount, _) in ledger.balances().items()}
-    hold({n: a for n, a in total.items() if a} == theirs, "balances differ", dict(total), theirs)
+    hold(
+        {n: _fee(a) for n, a in total.items() if _fee(a)} == {n: _fee(a) for n, a in theirs.items()},
+        "balances differ",
+        dict(total),
+        theirs,
+    )
     return Counter(children=len(executed), attempts=len(children), fills=len(here))
+
+
+def _fee(amount: Decimal) -> Decimal:
+    """A fee that was split is no whole number of anything."""
+    return amount.quantize(Decimal("1e-12"))
 
 
 def positions(events: Any) -> dict[int, Decimal]:
@@ -173,10 +253,11 @@ def positions(events: Any) -> dict[int, Decimal]:
 
 
 class Life:
-    """A live session at one venue of an exchange in this process."""
+    """A live session at one venue of an exchange in this process. `lasts`: its client keeps its connections."""
 
-    def __init__(self, venue: str, folder: Path):
-        self.venue, self.store = venue, folder / "live.duckdb"
+    def __init__(self, venue: str, folder: Path, lasts: bool = True):
+        self.venue, self.store, self.lasts = venue, folder / "live.duckdb", lasts
+        self.store.write_bytes(_empty_store())
         self.exchange = Exchange()
         self.exchange.server = self.server = TradingExchange([venue])
         self.begun = {name: total for name, (total, _) in self.ledger.balances().items()}
@@ -214,8 +295,8 @@ class Life:
             store=self.store,
             confirm="live",
             limits=LIMITS,
-            feed=Local(self.venue, self.server.port),
-            client=connecting(self.venue, self.server),
+            feed=Watched(self.venue, self.server.port),
+            client=connecting(self.venue, self.server, self.lasts),
         )
         return self.session
 
@@ -223,18 +304,30 @@ class Life:
         """The market trades there, and the session has seen it."""
         for price in prices:
             self.price = price
-            before = self.session.state()["symbols"].get(SOL, {}).get("ticks", 0)
+            before = self._ticks()
             self.exchange.do(lambda price=price: self.server.move(SOL, price, size))
-            if SOL in self.session.state()["symbols"]:
-                self._until(lambda before=before: self.session.state()["symbols"][SOL]["ticks"] > before, "it is seen")
+            if before >= 0:
+                self._until(lambda before=before: self._ticks() > before, "it is seen")
+
+    def _ticks(self) -> int:
+        """How many have come; -1: the session does not know the market yet."""
+        market = self.session.book.markets.get(SOL)
+        return -1 if market is None else int(market.ticks)
 
     def _until(self, condition: Callable[[], Any], why: str, trades: bool = False) -> None:
+        """Wait for it: looked at when something has happened, here or there, and now and then."""
         begin = time.monotonic()
-        trade = begin + 1
-        while not condition():
+        trade, look, before = begin + 1, 0.0, None
+        while True:
             now = time.monotonic()
+            happened = self.session.journal.last, self._ticks(), len(self.server.asked), len(self.ledger.fills)
+            if happened != before or now > look:
+                before, look = happened, now + 0.1
+                if condition():
+                    return
             hold(self.session.error is None, "the session has stopped", self.session.error)
-            hold(now < begin + PATIENCE_S, f"not within {PATIENCE_S:.0f} s", why, self.session.state()["orders"])
+            if now > begin + PATIENCE_S:
+                raise Violation(f"not within {PATIENCE_S:.0f} s: {why}: {self.session.state()['orders']}")
             if trades and now > trade:  # what was refused is tried again with the ticks that come
                 trade = now + 0.5
                 self.exchange.do(lambda: self.server.move(SOL, self.price, STEP))
@@ -244,11 +337,20 @@ class Life:
         """Wait for it, while the market stands still."""
         self._until(condition, why, True)
 
+    def _row(self, oid: int) -> Any:
+        """An order as the session has it; as text, as `order()` has it, it costs ten times as much."""
+        return self.session._do(lambda: self.session.book.rows(oid)[0][0])
+
     def is_(self, oid: int, status: str) -> None:
-        self.until(lambda: self.session.order(oid)["status"] == status, f"order {oid} is {status}")
+        wanted = Status[status]
+        self.until(lambda: self._row(oid)["status"] == wanted, f"order {oid} is {status}")
 
     def has(self, oid: int, least: float, most: float = 1e9) -> None:
-        self.until(lambda: least < float(self.session.order(oid)["held"] or 0) < most, f"order {oid} holds {least}")
+        def held() -> float:
+            row = self._row(oid)
+            return float((int(row["entered"]) - int(row["exited"])) * STEP)
+
+        self.until(lambda: least < held() < most, f"order {oid} holds {least}")
 
     def rests(self, count: int) -> None:
         self.until(lambda: self.exchange.do(lambda: len(self.ledger.listed(open=True))) == count, f"{count} rest")
@@ -355,10 +457,17 @@ class Run:
 
 def run(venue: str, fault: str = "", nth: int = 0, ends: Sequence[Any] = (), kind: str = "*") -> Run:
     """One life; `fault` happens at the `nth` private request of a `kind`, `*`: of any. `ends`: how the orders have to end."""
+    with quick(), cheap():
+        return _run(venue, fault, nth, ends, kind)
+
+
+def _run(venue: str, fault: str, nth: int, ends: Sequence[Any], kind: str = "*") -> Run:
     done, begin = Run(venue, fault, nth), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, quick():
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        # only a new connection can be refused
+        life = Life(venue, Path(folder), lasts=fault != "refused before")
         try:
-            with Life(venue, Path(folder)) as life:
+            with life:
                 if fault:
                     life.server.fault(fault, kind, nth)
                 done.ends = [[n, *end] for n, end in sorted(life.live().items())]
@@ -376,6 +485,51 @@ def run(venue: str, fault: str = "", nth: int = 0, ends: Sequence[Any] = (), kin
     return done
 
 
+Task = tuple[str, str, int, list[Any]]
+"""Exchange, fault, number of the request, and how the orders have to end."""
+
+
+def _work(tasks: Any, results: Any, lives: int) -> None:
+    """A process that lives so many lives at a time, until there is no task left."""
+
+    def one() -> None:
+        while (task := tasks.get()) is not None:
+            results.put(_run(*task))
+
+    end_with_parent()
+    with quick(), cheap():
+        for venue in FACTS:  # all that is loaded at first use
+            _run(venue, "", 0, ())
+        gc.collect()
+        gc.freeze()
+        threads = [threading.Thread(target=one) for _ in range(lives)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _side_by_side(todo: Sequence[Task], workers: int, lives: int) -> Iterator[Run]:
+    """What comes of them, as it comes."""
+    spawn = multiprocessing.get_context("spawn")
+    tasks, results = spawn.Queue(), spawn.Queue()
+    for task in [*todo, *[None] * (workers * lives)]:
+        tasks.put(task)
+    processes = [spawn.Process(target=_work, args=(tasks, results, lives), daemon=True) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    for _ in todo:
+        while True:
+            try:
+                yield results.get(timeout=5)
+                break
+            except queue.Empty:
+                if any(process.exitcode for process in processes) or not any(p.is_alive() for p in processes):
+                    raise RuntimeError("a worker has died; what it says stands above") from None
+    for process in processes:
+        process.join()
+
+
 def sweep(
     names: Sequence[str],
     faults: Sequence[str] = (),
@@ -383,10 +537,16 @@ def sweep(
     offset: int = 0,
     log: Path | None = None,
     note: Callable[[str], None] = print,
+    workers: int = 0,
+    lives: int = 1,
 ) -> list[Run]:
-    """Lives at these exchanges with each fault at each request, or each `every`th of these pairs from `offset` on."""
+    """Lives at these exchanges with each fault at each request, or each `every`th of these pairs from `offset` on.
+
+    `workers`: so many processes, each with so many `lives` at a time; 0: one after another, here.
+    """
     known = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log and log.exists() else []
     there = {(one.venue, one.fault, one.nth) for one in known}
+    todo: list[Task] = []
     for venue in names:
         plain = run(venue)
         if plain.violation:
@@ -394,17 +554,17 @@ def sweep(
         note(f"{venue}: {plain.requests} requests, {plain.seen}, {plain.ends}")
         wanted = [name for name in known_faults(venue) if not faults or name in faults]
         pairs = [(name, nth) for nth in range(1, plain.requests + 1) for name in wanted]
-        for name, nth in pairs[offset::every]:
-            if (venue, name, nth) in there:
-                continue
-            one = run(venue, name, nth, plain.ends)
-            known.append(one)
-            if one.violation:
-                note(f"VIOLATION at {venue}, {name!r} at request {nth} ({one.met}): {one.violation}")
-            if log is not None:
-                with log.open("a") as file:
-                    file.write(json.dumps(dataclasses.asdict(one)) + "\n")
-            gc.collect()
+        todo += [
+            (venue, name, nth, plain.ends) for name, nth in pairs[offset::every] if (venue, name, nth) not in there
+        ]
+    random.Random(len(todo)).shuffle(todo)  # what is run before somebody ends it is a sample of all
+    for one in _side_by_side(todo, workers, lives) if workers else (run(*task) for task in todo):
+        known.append(one)
+        if one.violation:
+            note(f"VIOLATION at {one.venue}, {one.fault!r} at request {one.nth} ({one.met}): {one.violation}")
+        if log is not None:
+            with log.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(one)) + "\n")
     return known
 
 
@@ -451,8 +611,18 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="only each so many-th pair of a request and a fault")
     parser.add_argument("--offset", type=int, default=0, help="the first of these pairs")
     parser.add_argument("--log", type=Path, help="a file of what was run, added to; what stands there is not run again")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one life after another in this one")
+    parser.add_argument("--lives", type=int, default=3, help="lives at a time in each worker")
     chosen = parser.parse_args()
-    runs = sweep(chosen.venue, chosen.fault, chosen.every, chosen.offset, chosen.log)
+    runs = sweep(
+        chosen.venue,
+        chosen.fault,
+        chosen.every,
+        chosen.offset,
+        chosen.log,
+        workers=chosen.workers,
+        lives=chosen.lives,
+    )
     print(table(runs))
     return int(any(one.violation for one in runs))
 

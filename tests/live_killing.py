@@ -23,11 +23,13 @@ from typing import Any
 
 import numpy as np
 from killing import PATIENCE_S, Child, Market, kill, nothing_lost, stops_have_fired
-from live_faults import PRICE, SOL, STEP, hold, known_faults, same_fills, told
+from live_faults import PRICE, SOL, STEP, client_ids, hold, known_faults, same_fills, told
 from local_exchange import _certificates
 from session_process import Exchange
 from trading_exchange import TradingExchange
 
+from smartorders_lab.brokers.resting import PREFIX as REST
+from smartorders_lab.brokers.resting import SOLD
 from smartorders_lab.brokers.venues import FACTS
 from smartorders_lab.journal import Journal
 from smartorders_lab.packing import unpack_ticks
@@ -43,6 +45,8 @@ LIMITS = {
     "max_orders": 50,
     "max_distance": "20%",
 }
+RESTS = {"nothing": {}, "levels": {"levels": "resting"}, "stops": {"protective_stop": "0.2%"}}
+"""What rests at the exchange: another one with each start, so that what one life has left there is the next one's to clear away."""
 
 
 class Floor(Exchange):
@@ -72,8 +76,9 @@ class Floor(Exchange):
 
         def look() -> dict[str, tuple[bool, dict[str, int]]]:
             hold(max(self.ledger.executions.values(), default=0) <= 1, "a client id was executed twice")
+            names = client_ids(self.ledger)
             return {
-                order.cid.removeprefix("t-"): (order.open, {fill.id: int(fill.amount / STEP) for fill in order.fills})
+                names[id(order)]: (order.open, {fill.id: int(fill.amount / STEP) for fill in order.fills})
                 for order in self.ledger.orders.values()
             }
 
@@ -82,10 +87,13 @@ class Floor(Exchange):
 
 def differs(floor: Floor, knows: dict[str, Any], last: float) -> str:
     """What a session does not know, or not yet, of what the exchange knows; empty if it knows all."""
-    truth, names = floor.truth(), dict[str, str]()
+    truth, names, rests = floor.truth(), dict[str, str](), knows["rests"]
     for name, (_, _, _, before) in knows["children"].items():
         names |= dict.fromkeys([name, *before], name)
-    executed = Counter(names.get(name, f"orphan {name}") for name in truth)
+    for name, (works, fills) in truth.items():
+        if name.startswith(REST) and works != (name in rests):
+            return f"{name} rests at the exchange: {works}, with fills {fills}, and the session knows of {rests}"
+    executed = Counter(names.get(name, f"orphan {name}") for name in truth if not name.startswith(REST))
     for name, count in executed.items():
         hold(count == 1, "one child was executed more than once", name, names)
         if name.startswith("orphan"):  # or asked for since the session has said what it knows
@@ -94,6 +102,8 @@ def differs(floor: Floor, knows: dict[str, Any], last: float) -> str:
         there = [truth[one] for one in (name, *before) if one in truth]
         if doubtful:
             return f"{name} is in doubt"
+        fills = {trade: units for trade, units in fills.items() if not trade.startswith(SOLD)}
+        works = works and name not in rests.values()  # it is what rests
         if (works, fills) != (there[0] if there else (False, {})):
             return f"{name}: works, fills {works, fills}, at the exchange {there}"
     if knows["last"] not in (None, round(last / float(PRICE))):
@@ -126,9 +136,12 @@ def kill_at(child: Child, folder: Path, kills: int, venue: str, seed: int, fault
                 [name for name in known_faults(venue) if name not in slow],
             )
             floor.trading.chaotic = ("create", "cancel", "order", "open", "closed", "trades")
-        job = {"venue": venue, "port": floor.trading.port, "store": str(store), "limits": LIMITS}
+        job: dict[str, Any] = {"venue": venue, "port": floor.trading.port, "store": str(store), "limits": LIMITS}
         with Market(floor, seed) as market:
             for number in range(kills):
+                rests = dice.choice([*RESTS])
+                job["how"] = RESTS[rests]
+                seen[f"rests: {rests}"] += 1
                 if not number or dice.random() < 0.7:
                     seen += kill(child, floor, dice, seed=seed * 10_000 + number, **job)
                     continue
@@ -141,7 +154,7 @@ def kill_at(child: Child, folder: Path, kills: int, venue: str, seed: int, fault
                     os.kill(pid, signal.SIGKILL)
                     assert child.wait("gone", since) == -signal.SIGKILL, child.said[since:]
                 seen["looked at"] += 1
-        floor.trading.chaos = None
+        floor.trading.chaos, job["how"] = None, {}
         pid, since = child.start(quiet=True, **job)
         child.wait("started", since)
         last = float(market.trades[-1].price)

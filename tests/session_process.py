@@ -144,8 +144,13 @@ class Exchange:
 # ------------------------------------------------------------------------------------------------------ what it does
 
 
-def random_order(dice: random.Random, symbol: str, price: float, sides: tuple[str, ...] = SIDES) -> so.SmartOrder:
-    """Some order near a price: entries at once or a little away, targets and stops so close that they are reached within seconds."""
+def random_order(
+    dice: random.Random, symbol: str, price: float, sides: tuple[str, ...] = SIDES, kind: str = "market"
+) -> so.SmartOrder:
+    """Some order near a price: entries at once or a little away, targets and stops so close that they are reached within seconds.
+
+    `kind`: of its levels.
+    """
     side = dice.choice(sides)
     way, gain, loss = (1, "+", "-") if side == "buy" else (-1, "-", "+")
     near = round(price * (1 - way * dice.choice([0.0005, 0.001, 0.002])), 2)
@@ -159,7 +164,7 @@ def random_order(dice: random.Random, symbol: str, price: float, sides: tuple[st
         symbol=symbol,
         side=side,
         quantity=str(Decimal(dice.randint(1000, 9000)) / 1000),
-        take_profits=[(gain + away, size) for away, size in levels],
+        take_profits=[so.TakeProfit(target=gain + away, size=size, kind=kind) for away, size in levels],
         stop_loss=loss + dice.choice(["0.3%", "0.6%"]),
         trailing_stop=trailing,
         **given,
@@ -170,7 +175,9 @@ def say(**line: Any) -> None:
     os.write(1, json.dumps(line).encode() + b"\n")  # at once and whole, unlike print()
 
 
-def play(session: Session, symbol: str, seed: int, compacting: bool, sides: tuple[str, ...] = SIDES) -> None:
+def play(
+    session: Session, symbol: str, seed: int, compacting: bool, sides: tuple[str, ...] = SIDES, kind: str = "market"
+) -> None:
     """Calls at random, each said when it has returned, for ever."""
     dice, done = random.Random(seed), 0
     while True:
@@ -180,14 +187,14 @@ def play(session: Session, symbol: str, seed: int, compacting: bool, sides: tupl
         done += 1
         mark = f"{seed}-{done}"
         if len(living) < 8 or dice.random() < 0.1:
-            order = random_order(dice, symbol, price, sides)
+            order = random_order(dice, symbol, price, sides, kind)
             number = session.place(order, key=mark)
             say(did="place", order=number, version=session.order(number)["version"], key=mark, spec=order.to_json())
         else:
             order = dice.choice(living)
             number, name = (
                 order["order"],
-                dice.choice(["edit"] * 6 + ["add", "reduce", "open_now", "close", "cancel", "refresh"]),
+                dice.choice(["edit"] * 6 + ["add", "reduce", "take", "open_now", "close", "cancel", "refresh"]),
             )
             try:
                 if name == "edit":
@@ -202,6 +209,8 @@ def play(session: Session, symbol: str, seed: int, compacting: bool, sides: tupl
                     version = session.add_funds(number, quantity="0.5")
                 elif name == "reduce":
                     version = session.reduce_funds(number, quantity="0.1")
+                elif name == "take":
+                    version = session.take_profit(number, dice.randint(1, 3))
                 elif name == "open_now":
                     version = session.open_now(number)
                 elif name == "close":
@@ -271,8 +280,8 @@ def end_with_parent() -> None:
 
 
 def run_live(about: dict[str, Any], job: dict[str, Any]) -> None:
-    """One life of a live session. The job names exchange, port, store and limits; with `"quiet": true` it does nothing of its own and says
-    again and again what it knows, until it is told to end by SIGTERM."""
+    """One life of a live session. The job names exchange, port, store, limits, and in `how` more of what it is begun with; with
+    `"quiet": true` it does nothing of its own and says again and again what it knows, until it is told to end by SIGTERM."""
     from live_faults import connecting, quick
     from trading_exchange import Far
 
@@ -291,11 +300,12 @@ def run_live(about: dict[str, Any], job: dict[str, Any]) -> None:
             feed=Local(job["venue"], job["port"], late_after=job.get("late_after", "1s")),
             client=connecting(job["venue"], far),
             outlier=None,
+            **job.get("how", {}),
         ) as session,
     ):
         say(started=session.journal.changes, versions={n: session.book.version(n) for n in session.book.specs})
         if not job.get("quiet"):
-            play(session, SOL, job["seed"], False, ("buy",))
+            play(session, SOL, job["seed"], False, ("buy",), random.Random(job["seed"]).choice(["market", "limit"]))
         while not ending.wait(0.1):
             say(knows=session._do(lambda: knows(session)))
         state = session.state()
@@ -304,7 +314,7 @@ def run_live(about: dict[str, Any], job: dict[str, Any]) -> None:
 
 def knows(session: Session) -> dict[str, Any]:
     """What a session knows of its child orders, each by its last client id: whether it works, whether that is in doubt, its fills,
-    the earlier client ids; and the last price, None if nothing watches the market."""
+    the earlier client ids; of what rests beside them, which child it is; and the last price, None if nothing watches the market."""
     book = session.book
     children = {}
     for key, job in book.jobs.items():
@@ -313,7 +323,9 @@ def knows(session: Session) -> dict[str, Any]:
         children[job.submit.client_id] = [job.open, doubtful, job.fills, before]
     market = book.markets.get(SOL)
     watches = market is not None and any(desk.busy for desk in market.desks.values())
-    return {"children": children, "last": market.last.get("price") if watches else None}
+    rests: Any = session.broker.rests  # type: ignore[attr-defined]
+    beside = {name: rest.child for rest in rests._rests.values() for name in (rest.client_id, f"sr{rest.id}")}
+    return {"children": children, "rests": beside, "last": market.last.get("price") if watches else None}
 
 
 def warm_live() -> None:

@@ -66,12 +66,44 @@ class Scene:
         id = await self.venue.create(wanted)
         assert self.ledger.orders[id].cid.removeprefix("t-") == self.client_id
 
-    async def protect(self) -> None:
-        """A stop that rests at the exchange, where there is one."""
-        if self.venue.facts.stop:
-            price = None if self.venue.facts.stop == "market" else "138.5"
-            await self.create("sell", price, trigger=Decimal("139.5"))
-            assert [order.waiting for order in self.ledger.orders.values()][-1]
+    async def protect(self) -> str:
+        """A stop that rests at the exchange; returns its id."""
+        price = None if self.venue.facts.stop == "market" else Decimal("138.5")
+        wanted = Wanted(
+            self.client_id, SOL, "sell", Decimal("0.5"), price, self.venue.now_ms(), trigger=Decimal("139.5")
+        )
+        id = await self.venue.create(wanted)
+        assert self.ledger.orders[id].waiting
+        assert self.ledger.orders[id].cid == ("" if self.venue.name == "gate" else self.client_id)
+        return id
+
+    async def look(self, id: str, known: bool, filled: str = "0", **is_: bool) -> None:
+        """Look a stop up that is there, by both of its ids; `known`: or is not found."""
+        for by in (id, ""):
+            truth = await self.venue.find(SOL, self.client_id, by, self.venue.now_ms() - 40_000, True)
+            assert (truth is not None) == known
+            if truth is not None:
+                assert (truth.id, truth.filled, truth.open) == (id, Decimal(filled), is_["open"])
+
+    async def waits(self) -> None:
+        await self.look(await self.protect(), True, open=True)
+        assert len(await self.venue.open_orders(SOL)) > 1
+
+    async def fires(self) -> None:
+        id = await self.protect()
+        self.server.move(SOL, "139.4")
+        await self.look(id, True, "0.5", open=False)
+        self.server.move(SOL, "150")
+
+    async def give_up(self, by_id: bool) -> None:
+        id = await self.protect()
+        if self.venue.name == "coinbase" and not by_id:
+            with pytest.raises(Failed):
+                await self.venue.cancel(SOL, self.client_id, "", True)
+            return
+        await self.venue.cancel(SOL, self.client_id, id if by_id else "", True)
+        assert self.ledger.orders[id].status == "cancelled"
+        await self.look(id, self.venue.name != "kucoin", open=False)
 
     async def find(self, order: Order | None, by_id: bool) -> None:
         id = order.id if order is not None and by_id else "" if order is not None or not by_id else self.nothing()
@@ -114,6 +146,10 @@ SCENES: dict[str, Callable[[Scene], Awaitable[Any]]] = {
     "open orders": lambda scene: scene.venue.open_orders(SOL),
     "balances": lambda scene: scene.venue.balances(),
     "create: protective stop": lambda scene: scene.protect(),
+    "stop: waits": lambda scene: scene.waits(),
+    "stop: has fired": lambda scene: scene.fires(),
+    "stop: taken back by id": lambda scene: scene.give_up(True),
+    "stop: taken back by client id": lambda scene: scene.give_up(False),
 }
 
 
@@ -412,6 +448,48 @@ def test_orders_say_who_they_are_and_how_long_they_are_good(name: str) -> None:
 
 STOPS: dict[str, dict[str, Any]] = {
     "binance": {"type": "STOP_LOSS", "stopPrice": "139.5", "price": None, "quantity": "0.5", "side": "SELL"},
+    "bybit": {
+        "orderFilter": "tpslOrder",
+        "triggerPrice": "139.5",
+        "orderType": "Market",
+        "qty": "0.5",
+        "side": "Sell",
+        "category": "spot",
+    },
+    "okx": {
+        "ordType": "conditional",
+        "slTriggerPx": "139.5",
+        "slOrdPx": "-1",
+        "slTriggerPxType": "last",
+        "sz": "0.5",
+        "side": "sell",
+        "tdMode": "cash",
+        "clOrdId": None,
+        "tpTriggerPx": None,
+        "triggerPx": None,
+    },
+    "gate": {
+        "trigger": {"price": "139.5", "rule": "<=", "expiration": 72_482},
+        "put": {
+            "type": "limit",
+            "side": "sell",
+            "price": "138.5",
+            "amount": "0.5",
+            "account": "normal",
+            "time_in_force": "gtc",
+        },
+        "market": "SOL_USDT",
+    },
+    "bitget": {
+        "planType": "amount",
+        "triggerPrice": "139.5",
+        "triggerType": "fill_price",
+        "orderType": "market",
+        "size": "0.5",
+        "side": "sell",
+        "executePrice": None,
+    },
+    "kucoin": {"stop": "loss", "stopPrice": "139.5", "type": "market", "size": "0.5", "side": "sell", "price": None},
     "kraken": {"ordertype": "stop-loss", "price": "139.5", "price2": None, "volume": "0.5", "type": "sell"},
     "coinbase": {
         "stop_limit_stop_limit_gtc.stop_price": "139.5",
@@ -420,18 +498,68 @@ STOPS: dict[str, dict[str, Any]] = {
         "side": "SELL",
     },
 }
+APART: dict[str, tuple[str, dict[str, Any]]] = {
+    "okx": ("/api/v5/trade/order-algo", {"algoClOrdId": "{}", "expTime": None}),
+    "gate": ("/api/v4/spot/price_orders", {}),
+    "bitget": ("/api/v2/spot/trade/place-plan-order", {"clientOid": "{}"}),
+    "kucoin": ("/api/v1/stop-order", {"clientOid": "{}", "clientTimestamp": None, "allowMaxTimeWindow": None}),
+}
+"""Where a stop is sent that is no order; where its client id is and what limits the time, if not where an order has them."""
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_protective_stops_say_what_they_wait_for(name: str) -> None:
-    found = [entry for entry in golden(name) if entry["name"] == "create: protective stop"]
-    assert len(found) == bool(FACTS[name].stop)
-    for entry in found:
-        said = fields(name, entry)
-        expected = (
-            STOPS[name] | TERMS[name].until(entry["at"]) | {TERMS[name].client_id[0]: f"so{len(SCENES) - 1:016d}"}
-        )
-        assert {key: said.get(key) for key in expected} == expected
+    (entry,) = [entry for entry in golden(name) if entry["name"] == "create: protective stop"]
+    cid = f"so{[*SCENES].index('create: protective stop'):016d}"
+    terms = TERMS[name]
+    path, own = APART.get(name, ("", {terms.client_id[0]: "{}"}))
+    told = {key: value.format(cid) if value == "{}" else value for key, value in own.items()}
+    said = fields(name, entry)
+    expected = STOPS[name] | terms.until(entry["at"]) | told
+    assert {key: said.get(key) for key in expected} == expected
+    assert (entry["body"] or "").count(cid) == (name != "gate"), "in one field, and no other"
+    assert not path or urlsplit(entry["url"]).path == path
+
+
+STOPS_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "binance": (("orderId",), ("origClientOrderId",)),
+    "bybit": (("orderId",), ("orderLinkId",)),
+    "okx": (("algoId",), ("algoClOrdId",)),
+    "gate": (("/price_orders/{}",), ("/price_orders/{}",)),
+    "bitget": (("orderId",), ("clientOid",)),
+    "kucoin": (("/stop-order/{}",), ("clientOid",)),
+    "kraken": (("txid",), ("cl_ord_id",)),
+    "coinbase": (("order_ids",), ()),
+}
+"""By what a stop is taken back; Gate keeps no client id of one, so that it is looked for first."""
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_stops_are_taken_back_by_one_name(name: str) -> None:
+    """One request, which names the stop and nothing else: without a name it may be taken for one that means all of them."""
+    ids = {"binance": str.isdigit, "bybit": str.isdigit, "okx": str.isdigit, "gate": str.isdigit, "bitget": str.isdigit}
+    for title, by in zip(("stop: taken back by id", "stop: taken back by client id"), STOPS_BY[name], strict=True):
+        cid = f"so{[*SCENES].index(title):016d}"
+        entries = [entry for entry in golden(name) if entry["name"].partition(",")[0] == title]
+        kinds = [asked(name, entry).kind for entry in entries]
+        assert kinds.count("cancel") == len(by)
+        assert kinds[0] == "create"
+        if not by:
+            continue
+        entry = entries[kinds.index("cancel")]
+        said, path = fields(name, entry), urlsplit(entry["url"]).path
+        where = by[0]
+        found = path.rpartition("/")[2] if where.startswith("/") else said[where]
+        found = found[0] if isinstance(found, list) else found
+        if title.endswith("client id") and name != "gate":
+            assert found == cid
+        else:
+            assert found
+            assert found != cid
+            assert ids.get(name, lambda _: True)(found)
+        assert not where.startswith("/") or path.endswith(where.format(found))
+        if name == "bybit":
+            assert said["orderFilter"] == "tpslOrder", "or it looks among the orders"
 
 
 BY_ID: dict[str, tuple[str, ...]] = {

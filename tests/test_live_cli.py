@@ -209,7 +209,7 @@ def market(tmp_path: Path, shell: Shell) -> Iterator[Market]:
 
 
 def test_a_session_with_money_is_halted_and_released(market: Market) -> None:
-    process = market.start("plan.toml", "--confirm", "live", "--log", "log.jsonl")
+    process = market.start("plan.toml", "--confirm", "live", "--log", "log.jsonl", "--protective-stop", "5%")
     banner = market.warned()
     assert banner.startswith(" LIVE: THIS TRADES WITH REAL MONEY \n")
     for words in (
@@ -219,6 +219,7 @@ def test_a_session_with_money_is_halted_and_released(market: Market) -> None:
         "markets   SOL/USDT",
         "at most   2000 in one order, 5000 in one symbol, 20000 in a day (quote currency), 5 orders that open",
         "prices    limits within 20% of the last price, purchases at market up to 2% above it",
+        "resting   a stop of each order, 5% beyond its own; it stays there when this ends",
         "to stop   smartorders halt live.duckdb, or create the file live.duckdb.STOP",
     ):
         assert words in banner
@@ -226,6 +227,8 @@ def test_a_session_with_money_is_halted_and_released(market: Market) -> None:
     assert " mode=live " in market.said()
     market.moved_until(lambda: float(market.orders()[0]["held"] or 0) > 1.9, "bought")
     assert market.exchange.do(lambda: len(market.server.ledger().fills)) == 1
+    waiting = lambda: [order for order in market.server.ledger().orders.values() if order.open and order.waiting]  # noqa: E731
+    market.moved_until(lambda: len(market.exchange.do(waiting)) == 1, "its stop rests at the exchange")
 
     said = command("halt", market.store, "--why", "lunch")
     assert said.startswith(f"halted by {market.store}.STOP: nothing is sent any more; smartorders release")

@@ -245,10 +245,14 @@ def test_while_halted_what_rests_stays(tmp_path: Path) -> None:
         one.session.halt()
         one.move(155.5)
         one.until(lambda: len(one.sales()) == 1, "the exchange sells all the same")
-        assert one.asks() == [(165, 2)]
-        one.session.release()
-        one.until(lambda: one.session.order(oid)["status"] == "PARTIALLY_CLOSED", "and it is told")
+        one.is_(oid, "PARTIALLY_CLOSED")
         one.holds(oid, "2")
+        before = one.orders()
+        one.session.close_at_market(oid)
+        assert one.asks() == [(165, 2)]
+        one.move(155.6)
+        assert one.orders() == before, "nothing is sent"
+        one.session.release()
         one.session.close_at_market(oid)
         one.is_(oid, "CLOSED")
         one.true()

@@ -1026,6 +1026,8 @@ def test_what_a_client_sees_and_does(server: Server, book: Book) -> None:
         assert book.done[-1] == ("add_funds", {"order": 1, "cost": "50.5", "price": 99, "version": 0})
         session.reduce_funds(1, quantity=Decimal("0.25"))
         assert book.done[-1] == ("reduce_funds", {"order": 1, "quantity": "0.25"})
+        session.take_profit(1, level=2)
+        assert book.done[-1] == ("take_profit", {"order": 1, "level": 2})
         session.refresh()
         session.close_at_market(2)
         session.cancel(1)
@@ -1033,10 +1035,10 @@ def test_what_a_client_sees_and_does(server: Server, book: Book) -> None:
         assert {name for name, _ in book.done} == set(COMMANDS) - SWITCHES - {"open_now"}
         events = session.events(1)
         assert events["order"].unique().to_list() == [1]
-        assert events.height == 4
+        assert events.height == 5
         assert session.events().height == len(book.log)
         assert events.schema["ts"] == pl.Datetime("ns", "UTC")
-        assert events["ts"].dt.nanosecond().to_list() == [1] * 4
+        assert events["ts"].dt.nanosecond().to_list() == [1] * 5
         for bad in (object(), {1, 2}):
             with pytest.raises(so.SpecError, match=r"changes.stop_loss.*cannot be sent"):
                 session.edit(1, stop_loss=bad)

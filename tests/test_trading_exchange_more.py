@@ -18,6 +18,8 @@ import pytest
 from local_exchange import closed, session
 from trading_exchange import AFTER, BEFORE, BODIES, DIALECTS, Order, TradingExchange, trader
 
+from smartorders_lab.brokers.venues import Venue
+
 ccxt = pytest.importorskip("ccxt")
 VENUES = ("bitget", "kucoin", "kraken", "coinbase")
 SOL = "SOL/USDT"
@@ -419,6 +421,55 @@ def test_kucoin_page_size_of_ccxt_means_nothing() -> None:
             assert len(await client.fetch_closed_orders(SOL, None, 100)) == 20
 
     run(job)
+
+
+@every
+def test_an_order_of_more_fills_than_a_page_holds_is_read_whole(venue: str) -> None:
+    async def play() -> None:
+        async with trading(venue) as (server, client):
+            made = Venue(venue, lambda: client)
+            await made.open()
+            order = server.ledger().create(SOL, "buy", "limit", "23", "140", cid="so1")
+            for _ in range(230):
+                server.ledger().book(order, "0.1")
+            found = await made.find(SOL, "so1", order.id, made.now_ms() - 30_000)
+            assert found is not None
+            assert (found.filled, len(found.fills), found.open) == (23, 230, False)
+
+    run(play)
+
+
+def test_kucoin_goes_on_after_the_last_fill_of_a_page() -> None:
+    async def play() -> None:
+        async with trading("kucoin") as (server, client):
+            order = server.ledger().create(SOL, "buy", "limit", "1", "140", cid="so1")
+            numbers = [server.ledger().book(order, "0.1").number for _ in range(10)]
+            asked = {"orderId": order.id, "symbol": "SOL-USDT", "limit": 4}
+            rows: list[int] = []
+            last: dict[str, Any] = {}
+            for size in (4, 4, 2, 0):
+                page = (await client.private_get_hf_fills(asked | last))["data"]
+                assert len(page["items"]) == size
+                rows += [int(row["id"]) for row in page["items"]]
+                last = {"lastId": page["lastId"]}
+            assert rows == numbers[::-1], "each once, the newest first"
+
+    run(play)
+
+
+def test_kraken_looks_nothing_up_without_an_id() -> None:
+    async def play() -> None:
+        async with trading("kraken") as (server, client):
+            order = server.ledger().create(SOL, "buy", "limit", "1", "151", cid="so1")
+            for ask in (client.private_post_queryorders, client.private_post_querytrades):
+                for wrong in ("", f"{order.id},", ",".join([order.id] * 51)):
+                    with pytest.raises(ccxt.ExchangeError, match="EGeneral:Invalid arguments:txid"):
+                        await ask({"txid": wrong})
+            with pytest.raises(ccxt.ExchangeError, match="EGeneral:Invalid arguments:txid"):
+                await client.fetch_order("", SOL)
+            assert (await client.fetch_order(order.id, SOL))["status"] == "closed"
+
+    run(play)
 
 
 @every

@@ -109,7 +109,8 @@ class Fill:
 class Order:
     """`status`: open, closed, cancelled, rejected, expired (what an IOC or market order could not get). `funds`: a market
     order that spends so much quote currency. `given`: the fields of the request that a venue echoes. `trigger`: the order
-    waits (`waiting`) until the market is there, from below if `above`."""
+    waits (`waiting`) until the market is there, from below if `above`. A stop that is `apart` is no order and becomes none:
+    it is `fired`, and `child` is the order that followed."""
 
     id: str
     number: int
@@ -128,6 +129,8 @@ class Order:
     trigger: Decimal | None = None
     above: bool = False
     waiting: bool = False
+    apart: bool = False
+    child: Order | None = None
     filled: Decimal = ZERO
     cost: Decimal = ZERO
     locked: Decimal = ZERO
@@ -204,12 +207,15 @@ class Ledger:
         amount = ZERO if amount is None else _decimal(amount, "amount")
         funds = None if funds is None else _decimal(funds, "amount")
         trigger = None if trigger is None else _decimal(trigger, "price")
-        old = self.same(cid)
+        apart = trigger is not None and self.dialect.apart
+        old = self.same(cid, apart)
         if old is not None:
             if self.dialect.unique == "idempotent":
                 return old
             raise Refusal("duplicate", cid)
         self._check(symbol, side, amount, price, funds)
+        if trigger is not None and self.dialect.either_way:
+            above = trigger > self.server.last[symbol]
         if trigger is not None and self._reached(symbol, trigger, above):
             raise Refusal("trigger", str(trigger))
         takes = self._takes(symbol, side, amount, price, funds) if trigger is None else []
@@ -220,16 +226,16 @@ class Ledger:
             last = takes[-1][0] if takes else self.server.best(symbol, side)
             amount = sum((size for _, size in takes), ((funds - cost) / last).quantize(STEP, ROUND_DOWN))
         at = price or trigger if trigger or tif != "IOC" else None
-        self._afford(side, symbol, amount, at, takes, cost)
+        if trigger is None or self.dialect.holds(given or {}):
+            self._afford(side, symbol, amount, at, takes, cost)
         number, now = next(self._numbers), self.server.ns()
         order = Order(
-            self.dialect.order_id(number), number, cid, symbol, side, kind, amount, price,
+            (self.dialect.stop_id if apart else self.dialect.order_id)(number), number, cid, symbol, side, kind, amount, price,
             "IOC" if kind == "market" else tif, funds, now, given or {}, updated_ns=now, trigger=trigger, above=above,
-            waiting=trigger is not None,
+            waiting=trigger is not None, apart=apart,
         )  # fmt: skip
-        order.unseen, order.seen_from = self.server.lag, self.server.lag_until()
-        self.orders[order.id] = order
-        self.executions[cid] += 1
+        self._enter(order)
+        self.executions[cid or order.id] += 1
         if self.server.late_rejects:
             self.server.late_rejects -= 1
             return self._done(order, "rejected", "late")
@@ -239,6 +245,10 @@ class Ledger:
         self._lock(order)
         self._say("new", order)
         return order if order.waiting else self._take(order, takes)
+
+    def _enter(self, order: Order) -> None:
+        order.unseen, order.seen_from = self.server.lag, self.server.lag_until()
+        self.orders[order.id] = order
 
     def _take(self, order: Order, takes: list[tuple[Decimal, Decimal]]) -> Order:
         for p, size in takes:
@@ -252,17 +262,30 @@ class Ledger:
         last = self.server.last[symbol]
         return last >= trigger if above else last <= trigger
 
-    def _fire(self, order: Order) -> None:
+    def _fire(self, stop: Order) -> None:
         """The market has reached the trigger: an order like any other from now on, if there is money for it."""
-        order.waiting = False
-        self._lock(order)
-        takes = self._takes(order.symbol, order.side, order.amount, order.price, None)
+        stop.waiting = False
+        self._lock(stop)
+        takes = self._takes(stop.symbol, stop.side, stop.amount, stop.price, None)
         cost = sum((p * size for p, size in takes), ZERO)
-        free = self.free(order.base if order.side == "sell" else order.quote) + order.locked
-        if (sum((size for _, size in takes), ZERO) if order.side == "sell" else cost * self._reserve()) > free:
-            self._done(order, "expired", "funds")
-        else:
+        free = self.free(stop.base if stop.side == "sell" else stop.quote) + stop.locked
+        got = sum((size for _, size in takes), ZERO) if stop.price is None else stop.amount
+        if (got if stop.side == "sell" else cost * self._reserve()) > free:
+            self._done(stop, "rejected" if stop.apart else "expired", "funds")
+        elif stop.apart:
+            self._done(stop, "fired", "")
+            number, now = next(self._numbers), self.server.ns()
+            id, cid = self.dialect.following(stop, number)
+            order = stop.child = dataclasses.replace(
+                stop, id=id, cid=cid, number=number, ns=now, updated_ns=now, status="open", trigger=None, apart=False,
+                fills=[], given=dict(stop.given),
+            )  # fmt: skip
+            self._enter(order)
+            self._lock(order)
+            self._say("new", order)
             self._take(order, takes)
+        else:
+            self._take(stop, takes)
 
     def cancel(self, order: Order) -> Order:
         """By request of the user; Refusal `done` where there is nothing left to cancel."""
@@ -270,26 +293,31 @@ class Ledger:
             raise Refusal("done", order.id)
         return self._done(order, "cancelled", "user")
 
-    def same(self, cid: str) -> Order | None:
-        """The order that keeps `cid` from being used again, by the rule of the venue."""
+    def same(self, cid: str, apart: bool = False) -> Order | None:
+        """The order that keeps `cid` from being used again, by the rule of the venue; `apart`: among its stops."""
         if not cid or self.dialect.unique == "none":
             return None
-        taken = [order for order in self.orders.values() if order.cid == cid]
+        taken = [order for order in self.orders.values() if order.cid == cid and order.apart == apart]
         return next((order for order in taken if order.open or self.dialect.unique != "open"), None)
 
-    def find(self, id: str = "", cid: str = "") -> Order:
-        """The order of that id, or the newest with that client id; Refusal `unknown` when there is none or not yet."""
+    def find(self, id: str = "", cid: str = "", apart: bool = False) -> Order:
+        """The order of that id, or the newest with that client id; Refusal `unknown` when there is none or not yet.
+        `apart`: not among the orders but among the stops that are none."""
         for order in reversed(self.orders.values()):
-            if (order.id == id if id else bool(cid) and order.cid == cid) and self.seen(order):
+            named = order.apart == apart and (order.id == id if id else bool(cid) and order.cid == cid)
+            if named and self.seen(order):
                 return order
         raise Refusal("unknown", id or cid)
 
-    def listed(self, symbol: str = "", open: bool | None = None) -> list[Order]:
-        """Orders that lookups can see by now, oldest first."""
+    def listed(self, symbol: str = "", open: bool | None = None, apart: bool | None = None) -> list[Order]:
+        """Orders, and stops that are `apart`, that lookups can see by now, oldest first."""
         return [
             order
             for order in self.orders.values()
-            if symbol in ("", order.symbol) and (open is None or order.open == open) and self.seen(order)
+            if symbol in ("", order.symbol)
+            and (open is None or order.open == open)
+            and (apart is None or order.apart == apart)
+            and self.seen(order)
         ]
 
     def traded(self, symbol: str = "", order: Order | None = None) -> list[Fill]:
@@ -305,6 +333,12 @@ class Ledger:
             return False
         return time.monotonic() >= order.seen_from
 
+    def lapse(self) -> None:
+        """End what waits for longer than it was to (`given`, in ns)."""
+        for order in self.orders.values():
+            if order.open and order.waiting and self.server.ns() > order.given.get("until_ns", 10**30):
+                self._done(order, "expired", "late")
+
     def moved(self, symbol: str, price: Decimal, size: Decimal | None) -> None:
         """Fill what the market trades through, best price first, at its own price; at most `size` in all."""
         for side, sign in (("buy", -1), ("sell", 1)):
@@ -317,6 +351,7 @@ class Ledger:
                     size -= amount
                 if amount:
                     self.book(order, amount)
+        self.lapse()
         for order in list(self.orders.values()):
             here = order.waiting and order.open and order.symbol == symbol
             if here and order.trigger is not None and self._reached(symbol, order.trigger, order.above):
@@ -401,7 +436,7 @@ class Ledger:
     def _lock(self, order: Order) -> None:
         locked = ZERO
         at = order.price or order.trigger if order.waiting else order.price
-        if order.open and at is not None:
+        if order.open and at is not None and (not order.waiting or self.dialect.holds(order.given)):
             locked = order.remaining if order.side == "sell" else order.remaining * at * self._reserve()
         self.used[order.base if order.side == "sell" else order.quote] += locked - order.locked
         order.locked = locked
@@ -413,7 +448,8 @@ class Ledger:
         return order
 
     def _say(self, what: str, order: Order, fill: Fill | None = None) -> None:
-        self.server.event(self.dialect, self.dialect.events(what, order, fill))
+        if not order.apart:  # nobody listens to the streams of stops
+            self.server.event(self.dialect, self.dialect.events(what, order, fill))
 
 
 def _decimal(text: Any, what: str) -> Decimal:
@@ -437,6 +473,12 @@ class Dialect(Venue):
     post_only = "refused"
     """What becomes of a post-only order that would take: `refused` at once, or accepted and then `cancelled`."""
     least_amount, least_cost = Decimal("0.001"), Decimal(0)
+    apart = False
+    """Whether a stop is kept in a list of its own, and another order follows it when it fires."""
+    reserves = True
+    """Whether a stop that waits has what it sells locked, see `holds`."""
+    either_way = False
+    """Whether a stop beyond the market waits for it to come back, instead of being refused."""
     market_info: ClassVar[dict[str, Any]] = {}
     """What ccxt wants to find in `info` of the markets that `trader` makes by hand."""
     options: ClassVar[dict[str, Any]] = {}
@@ -464,6 +506,18 @@ class Dialect(Venue):
 
     def trade_id(self, number: int) -> str:
         return str(20_000_000 + number)
+
+    def stop_id(self, number: int) -> str:
+        """The id of a stop that is apart."""
+        return str(30_000_000 + number)
+
+    def holds(self, given: dict[str, Any]) -> bool:
+        """Whether a stop that waits and was asked for with these fields has what it sells locked."""
+        return self.reserves
+
+    def following(self, stop: Order, number: int) -> tuple[str, str]:
+        """(id, client id) of the order that follows a stop which is apart."""
+        return self.order_id(number), ""
 
     def fee(self, order: Order, amount: Decimal, cost: Decimal, rate: Decimal) -> tuple[str, Decimal]:
         if order.side == "buy" and self.fee_in == "base":

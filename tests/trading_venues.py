@@ -34,7 +34,15 @@ def _same(one: str, other: Any) -> bool:
 def _any(venue: Dialect, id: str, cid: str) -> Order:
     """As the matching engine knows it, without the delay of lookups; by client id only what is open."""
     for order in reversed(venue.ledger.orders.values()):
-        if order.id == id if id else order.cid == cid and order.open:
+        if not order.apart and (order.id == id if id else order.cid == cid and order.open):
+            return order
+    raise Refusal("unknown")
+
+
+def _stop(venue: Dialect, id: str, cid: str) -> Order:
+    """The stop of that id or client id in a list of its own, as the matching engine knows it."""
+    for order in reversed(venue.ledger.orders.values()):
+        if order.apart and (order.id == id if id else bool(cid) and order.cid == cid):
             return order
     raise Refusal("unknown")
 
@@ -320,6 +328,7 @@ class BybitTrading(Dialect, Bybit):
     )
     unique = "always"
     post_only = "cancelled"
+    either_way = True
     least_cost = Decimal(1)
     codes: ClassVar[dict[str, Any]] = {
         "key": (10003, "API key is invalid."),
@@ -335,6 +344,7 @@ class BybitTrading(Dialect, Bybit):
         "cost": (170140, "Order value exceeded lower limit."),
         "cid": (170130, "Data sent for parameter 'orderLinkId' is not valid."),
         "missing": (10001, "params error: OrderId or orderLinkId is required"),
+        "trigger": (170130, "Data sent for parameter 'triggerPrice' is not valid."),
         "funds": (170131, "Insufficient balance."),
         "duplicate": (170141, "Duplicate clientOrderId."),
         "unknown": (170213, "Order does not exist."),
@@ -394,21 +404,34 @@ class BybitTrading(Dialect, Bybit):
         # Without a unit the quantity of a market buy is what it spends.
         unit = asked.get("marketUnit", "quoteCoin" if side == "buy" else "baseCoin")
         spends = kind == "market" and unit == "quoteCoin"
+        which = asked.get("orderFilter", "Order")  # without it a trigger says nothing
         order = self.ledger.create(
             self.market(asked["symbol"]), side, kind, None if spends else asked["qty"], asked.get("price"), cid=cid,
             tif={"PostOnly": "PO"}.get(asked.get("timeInForce", "GTC"), asked.get("timeInForce", "GTC")),
-            funds=asked["qty"] if spends else None, given={"unit": asked.get("marketUnit", "")},
+            funds=asked["qty"] if spends else None, given={"unit": asked.get("marketUnit", ""), "filter": which},
+            trigger=None if which == "Order" else asked["triggerPrice"],
         )  # fmt: skip
         return self._told({"orderId": order.id, "orderLinkId": cid})
+
+    def holds(self, given: dict[str, Any]) -> bool:
+        """Of the two that there are, one has its coins locked from the beginning, the other when it fires."""
+        return given.get("filter") != "StopOrder"
 
     def on_cancel(self, ask: Ask) -> Any:
         id, cid = ask.params.get("orderId") or "", ask.params.get("orderLinkId") or ""
         if not id and not cid:
             raise Refusal("missing")
-        order = self.ledger.cancel(_any(self, id, cid))
+        found = _any(self, id, cid)
+        if found.waiting and ask.params.get("orderFilter", "Order") != found.given.get("filter"):
+            raise Refusal("unknown")
+        order = self.ledger.cancel(found)
         return self._told({"orderId": order.id, "orderLinkId": order.cid})
 
     def _status(self, order: Order) -> str:
+        if order.waiting:
+            return "Untriggered" if order.open else "Deactivated"
+        if order.why == "funds":
+            return "Rejected"
         if order.open:
             return "PartiallyFilled" if order.filled else "New"
         if order.status in ("cancelled", "expired"):
@@ -429,7 +452,8 @@ class BybitTrading(Dialect, Bybit):
             "cumExecValue": plain(order.cost), "cumExecFee": plain(sum(fees.values(), Decimal(0))),
             "cumFeeDetail": {name: plain(fee) for name, fee in fees.items()},
             "timeInForce": {"PO": "PostOnly"}.get(order.tif, order.tif), "orderType": order.kind.title(),
-            "stopOrderType": "", "orderIv": "", "triggerPrice": "0.000", "takeProfit": "", "stopLoss": "",
+            "stopOrderType": order.given.get("filter", "") if order.trigger else "", "orderIv": "",
+            "triggerPrice": plain(order.trigger) if order.trigger else "0.000", "takeProfit": "", "stopLoss": "",
             "triggerDirection": 0, "marketUnit": order.given.get("unit", ""), "lastPriceOnCreated": "", "reduceOnly": False,
             "closeOnTrigger": False, "createdTime": str(order.ms), "updatedTime": str(order.updated),
         }  # fmt: skip
@@ -530,8 +554,13 @@ class OkxTrading(Dialect, Okx):
     keys = Keys("okx-key", "okx-secret", "okx-passphrase")
     routes = (
         ("POST", "/api/v5/trade/(batch-orders|order)", "create"),
+        ("POST", "/api/v5/trade/order-algo", "create"),
         ("POST", "/api/v5/trade/cancel-order", "cancel"),
+        ("POST", "/api/v5/trade/cancel-algos", "cancel"),
         ("GET", "/api/v5/trade/order", "order"),
+        ("GET", "/api/v5/trade/order-algo", "order"),
+        ("GET", "/api/v5/trade/orders-algo-pending", "open"),
+        ("GET", "/api/v5/trade/orders-algo-history", "closed"),
         ("GET", "/api/v5/trade/orders-pending", "open"),
         ("GET", "/api/v5/trade/orders-history(-archive)?", "closed"),
         ("GET", "/api/v5/trade/fills(-history)?", "trades"),
@@ -539,6 +568,7 @@ class OkxTrading(Dialect, Okx):
         ("GET", "/api/v5/account/config", "account"),
     )
     post_only = "cancelled"
+    apart = True
     codes: ClassVar[dict[str, Any]] = {
         "key": (401, "50111", "Invalid OK-ACCESS-KEY"),
         "ip": (401, "50110", "Your IP is not included in your API key's IP whitelist."),
@@ -555,6 +585,9 @@ class OkxTrading(Dialect, Okx):
         "cost": (200, "51020", "Your order should meet or exceed the minimum order amount."),
         "cid": (200, "51000", "Parameter clOrdId error"),
         "number": (200, "51000", "Parameter ordId error"),
+        "mode": (200, "51000", "Parameter tdMode error"),
+        "type": (200, "51000", "Parameter ordType error"),
+        "trigger": (200, "51280", "SL trigger price cannot be higher than the last price."),
         "funds": (200, "51008", "Order failed. Insufficient USDT balance in account."),
         "duplicate": (200, "51016", "Client order ID already exists."),
         "unknown": (200, "51603", "Order does not exist"),
@@ -581,6 +614,9 @@ class OkxTrading(Dialect, Okx):
         status, code, text = self.codes[what]
         if ask.kind not in ("create", "cancel") or status != 200:
             return status, {"code": code, "msg": text, "data": []}
+        if "algo" in ask.path:
+            row = {"algoId": "", "algoClOrdId": "", "clOrdId": "", "sCode": code, "sMsg": text, "tag": ""}
+            return 200, {"code": "1", "msg": "All operations failed", "data": [row]}
         cid = self._only(ask).get("clOrdId", "")
         row = {"clOrdId": cid, "ordId": "", "sCode": code, "sMsg": text, "tag": "", "ts": str(self.ms)}
         return 200, {"code": "1", "msg": "All operations failed", "data": [row]}
@@ -614,9 +650,12 @@ class OkxTrading(Dialect, Okx):
 
     def on_create(self, ask: Ask) -> Any:
         asked = self._only(ask)
-        cid = asked.get("clOrdId", "")
+        algo = ask.path.endswith("-algo")
+        cid = asked.get("algoClOrdId" if algo else "clOrdId", "")
         if not re.fullmatch(r"[A-Za-z0-9]{0,32}", cid):
             raise Refusal("cid")
+        if algo:
+            return self._create_stop(asked, cid)
         kind = "market" if asked["ordType"] == "market" else "limit"
         # A market buy counts in the quote currency unless told.
         unit = asked.get("tgtCcy", "quote_ccy" if asked["side"] == "buy" else "base_ccy")
@@ -628,10 +667,56 @@ class OkxTrading(Dialect, Okx):
         )  # fmt: skip
         return self._told([self._short(order)])
 
+    def _create_stop(self, asked: dict[str, Any], cid: str) -> Any:
+        """Of what there is of algo orders: one that waits for a price, and sells. Nothing but cash, as the account is."""
+        if asked["ordType"] != "conditional" or asked["side"] != "sell" or asked.get("slTriggerPxType") != "last":
+            raise Refusal("type")
+        if asked["tdMode"] != "cash":
+            raise Refusal("mode")
+        price = None if asked["slOrdPx"] == "-1" else asked["slOrdPx"]
+        order = self.ledger.create(
+            self.market(asked["instId"]), "sell", "market" if price is None else "limit", asked["sz"], price, cid=cid,
+            trigger=asked["slTriggerPx"], given={"ordType": "market" if price is None else "limit"},
+        )  # fmt: skip
+        return self._told([self._short_stop(order)])
+
+    @staticmethod
+    def _short_stop(order: Order) -> dict[str, Any]:
+        return {"algoId": order.id, "algoClOrdId": order.cid, "clOrdId": "", "sCode": "0", "sMsg": "", "tag": ""}
+
+    def _stop_row(self, stop: Order) -> dict[str, Any]:
+        """After it has fired it names the order that followed; its own client id is not that order's."""
+        child = stop.child
+        state = {"open": "live", "fired": "effective", "rejected": "order_failed"}.get(stop.status, "canceled")
+        return {
+            "instType": "SPOT", "instId": self.id(stop.symbol), "algoId": stop.id, "algoClOrdId": stop.cid, "clOrdId": "",
+            "ordId": child.id if child else "", "ordIdList": [child.id] if child else [], "ordType": "conditional",
+            "side": stop.side, "posSide": "net", "tdMode": "cash", "sz": plain(stop.amount), "state": state, "lever": "",
+            "slTriggerPx": plain(stop.trigger or Decimal(0)), "slTriggerPxType": "last",
+            "slOrdPx": "-1" if stop.price is None else plain(stop.price), "tpTriggerPx": "", "tpOrdPx": "", "ccy": "",
+            "actualSz": plain(child.filled) if child else "0", "actualPx": "", "actualSide": "sl" if child else "", "tag": "",
+            "failCode": "51008" if stop.status == "rejected" else "", "triggerTime": str(stop.updated) if child else "",
+            "cTime": str(stop.ms), "uTime": str(stop.updated), "last": "", "tgtCcy": "", "reduceOnly": "false",
+        }  # fmt: skip
+
+    def _stops(self, ask: Ask, open: bool) -> Any:
+        """As many requests as there are types of algo orders."""
+        if ask.params.get("ordType") != "conditional":
+            raise Refusal("type")
+        symbol = self.market(ask.params["instId"]) if "instId" in ask.params else ""
+        rows = [self._stop_row(stop) for stop in self.ledger.listed(symbol, open, True)[::-1]]
+        after = ask.params.get("after")
+        rows = [row for row in rows if not after or int(row["algoId"]) < int(after)]
+        return self._told(rows[: min(int(ask.params.get("limit", 100)), 100)])
+
     def _short(self, order: Order) -> dict[str, Any]:
         return {"clOrdId": order.cid, "ordId": order.id, "sCode": "0", "sMsg": "", "tag": "", "ts": str(self.ms)}
 
     def on_cancel(self, ask: Ask) -> Any:
+        if ask.path.endswith("-algos"):
+            asked = self._only(ask)
+            stop = _stop(self, asked.get("algoId", ""), asked.get("algoClOrdId", ""))
+            return self._told([self._short_stop(self.ledger.cancel(stop))])
         order = self.ledger.cancel(_any(self, ask.params.get("ordId", ""), ask.params.get("clOrdId", "")))
         return self._told([self._short(order)])
 
@@ -653,13 +738,21 @@ class OkxTrading(Dialect, Okx):
             "rebateCcy": order.quote, "rebate": "0", "category": "normal", "uTime": str(order.updated),
             "cTime": str(order.ms), "tgtCcy": order.given.get("tgtCcy", ""), "reduceOnly": "false",
             "cancelSource": {"user": "1", "post_only": "31", "ioc": "14"}.get(order.why, ""),
+            "algoId": order.given.get("algoId", ""), "algoClOrdId": order.given.get("algoClOrdId", ""),
         }  # fmt: skip
+
+    def following(self, stop: Order, number: int) -> tuple[str, str]:
+        stop.given |= {"algoId": stop.id, "algoClOrdId": stop.cid}
+        return super().following(stop, number)
 
     def _kept(self, order: Order) -> bool:
         """What was cancelled without a fill is forgotten after two hours."""
         return order.open or bool(order.filled) or order.updated > self.ms - 2 * HOUR
 
     def on_order(self, ask: Ask) -> Any:
+        if ask.path.endswith("-algo"):
+            id, cid = ask.params.get("algoId", ""), ask.params.get("algoClOrdId", "")
+            return self._told([self._stop_row(self.ledger.find(id, cid, True))])
         symbol, number = self.market(ask.params["instId"]), ask.params.get("ordId", "")
         if number and not number.isdigit():
             raise Refusal("number")
@@ -670,17 +763,17 @@ class OkxTrading(Dialect, Okx):
 
     def _listed(self, ask: Ask, open: bool) -> Any:
         symbol = self.market(ask.params["instId"]) if "instId" in ask.params else ""
-        kept = [order for order in self.ledger.listed(symbol, open) if self._kept(order)]
+        kept = [order for order in self.ledger.listed(symbol, open, False) if self._kept(order)]
         rows = [self._row(order) for order in _between(kept, ask.params, "begin", "end")]
         after, state = ask.params.get("after"), ask.params.get("state")
         rows = [r for r in rows if (not after or int(r["ordId"]) < int(after)) and state in (None, r["state"])]
         return self._told(rows[: min(int(ask.params.get("limit", 100)), 100)])
 
     def on_open(self, ask: Ask) -> Any:
-        return self._listed(ask, True)
+        return (self._stops if "algo" in ask.path else self._listed)(ask, True)
 
     def on_closed(self, ask: Ask) -> Any:
-        return self._listed(ask, False)
+        return (self._stops if "algo" in ask.path else self._listed)(ask, False)
 
     def on_trades(self, ask: Ask) -> Any:
         symbol = self.market(ask.params["instId"]) if "instId" in ask.params else ""
@@ -767,6 +860,10 @@ class GateTrading(Dialect, Gate):
         ("POST", "/api/v4/spot/orders", "create"),
         ("DELETE", "/api/v4/spot/orders(/.*)?", "cancel"),
         ("GET", "/api/v4/spot/orders/.+", "order"),
+        ("POST", "/api/v4/spot/price_orders", "create"),
+        ("DELETE", "/api/v4/spot/price_orders(/.*)?", "cancel"),
+        ("GET", "/api/v4/spot/price_orders/.+", "order"),
+        ("GET", "/api/v4/spot/price_orders", "open"),
         ("GET", "/api/v4/spot/open_orders", "open"),
         ("GET", "/api/v4/spot/orders", "closed"),
         ("GET", "/api/v4/spot/my_trades", "trades"),
@@ -774,6 +871,7 @@ class GateTrading(Dialect, Gate):
         ("GET", "/api/v4/account/(detail|main_keys|debit_fee)", "account"),
     )
     unique = "none"
+    apart, reserves = True, False
     least_cost = Decimal(3)
     codes: ClassVar[dict[str, Any]] = {
         "key": (401, "INVALID_KEY", "Invalid key provided"),
@@ -791,6 +889,9 @@ class GateTrading(Dialect, Gate):
         "missing": (400, "MISSING_REQUIRED_PARAM", "Missing required parameter: currency_pair"),
         "funds": (400, "BALANCE_NOT_ENOUGH", "Not enough balance"),
         "post_only": (400, "POC_FILL_IMMEDIATELY", "Order would match and take immediately so its cancelled"),
+        "trigger": (400, "AUTO_TRIGGER_PRICE_LESS_LAST", "invalid argument: Trigger.Price must < last_price"),
+        "put": (400, "INVALID_PARAM_VALUE", "invalid argument: put"),
+        "expiration": (400, "INVALID_PARAM_VALUE", "invalid argument: trigger.expiration invalid range"),
         "unknown": (404, "ORDER_NOT_FOUND", "Order not found"),
         "cancelled": (400, "ORDER_CANCELLED", "Order cancelled"),
         "filled": (400, "ORDER_CLOSED", "Order closed"),
@@ -803,7 +904,8 @@ class GateTrading(Dialect, Gate):
 
     def refusal(self, what: str, detail: str, ask: Ask) -> tuple[int, Any]:
         if what == "done":
-            what = "filled" if self.ledger.orders[detail].status == "closed" else "cancelled"
+            order = self.ledger.orders[detail]
+            what = "unknown" if order.apart else "filled" if order.status == "closed" else "cancelled"
         status, label, text = self.codes[what]
         return status, {"label": label, "message": text}
 
@@ -825,8 +927,49 @@ class GateTrading(Dialect, Gate):
         told = super().markets(path, query)
         return [row | {"min_quote_amount": "3"} for row in told] if told else told
 
+    def _create_stop(self, asked: dict[str, Any]) -> Any:
+        """It keeps no client id, and sells at a limit; what it sells is not locked, and it ends after its time."""
+        put, terms = asked["put"], asked["trigger"]
+        if (put["type"], put["account"], put["side"], terms["rule"]) != ("limit", "normal", "sell", "<="):
+            raise Refusal("put")
+        if not 0 < terms["expiration"] <= 86_400:
+            raise Refusal("expiration")
+        until_ns = self.server.ns() + terms["expiration"] * 10**9
+        stop = self.ledger.create(
+            self.market(asked["market"]), "sell", "limit", put["amount"], put["price"], trigger=terms["price"],
+            given={"tif": put["time_in_force"], "until_ns": until_ns, "expiration": terms["expiration"]},
+        )  # fmt: skip
+        return {"id": int(stop.id)}
+
+    def _stop_row(self, stop: Order) -> dict[str, Any]:
+        status = {"fired": "finish", "rejected": "failed"}.get(stop.status, stop.status)
+        trigger = {"price": plain(stop.trigger or Decimal(0)), "rule": "<=", "expiration": stop.given["expiration"]}
+        put = {"type": "limit", "side": stop.side, "price": plain(stop.price or Decimal(0)), "amount": plain(stop.amount),
+               "account": "normal", "time_in_force": stop.given["tif"], "text": "api"}  # fmt: skip
+        return {
+            "trigger": trigger, "put": put, "id": int(stop.id), "user": 1, "market": self.id(stop.symbol),
+            "ctime": stop.ms // 1000, "ftime": 0 if stop.open else stop.updated // 1000,
+            "fired_order_id": int(stop.child.id) if stop.child else 0, "status": status,
+            "reason": "BALANCE_NOT_ENOUGH" if stop.why == "funds" else "",
+        }  # fmt: skip
+
+    def _stops(self, ask: Ask) -> Any:
+        self.ledger.lapse()
+        symbol = self.market(ask.params["market"]) if "market" in ask.params else ""
+        stops = self.ledger.listed(symbol, ask.params["status"] == "open", True)[::-1]
+        start, size = int(ask.params.get("offset", 0)), min(int(ask.params.get("limit", 100)), 100)
+        return [self._stop_row(stop) for stop in stops[start : start + size]]
+
+    def _cancel_stop(self, ask: Ask) -> Any:
+        id = ask.path.partition("price_orders")[2].strip("/")
+        if not id:  # all of them
+            return [self._stop_row(self.ledger.cancel(stop)) for stop in self.ledger.listed("", True, True)]
+        return self._stop_row(self.ledger.cancel(_stop(self, id, "")))
+
     def on_create(self, ask: Ask) -> Any:
         asked = ask.params
+        if ask.path.endswith("price_orders"):
+            return self._create_stop(asked)
         text = asked.get("text", "")
         if text and not re.fullmatch(r"t-[0-9A-Za-z_.-]{1,28}", text):
             raise Refusal("cid")
@@ -870,19 +1013,26 @@ class GateTrading(Dialect, Gate):
         return order
 
     def on_order(self, ask: Ask) -> Any:
+        if "price_orders" in ask.path:
+            self.ledger.lapse()
+            return self._stop_row(self.ledger.find(ask.path.rsplit("/", 1)[1], "", True))
         return self._row(self._asked_for(ask))
 
     def on_cancel(self, ask: Ask) -> Any:
+        if "price_orders" in ask.path:
+            return self._cancel_stop(ask)
         if ask.path.rstrip("/").endswith("/orders"):
             # Every open order of the pair. What the venue makes of a slash at the end is not known; here it is the worst.
             symbol = self.market(ask.params["currency_pair"])
-            pending = [order for order in self.ledger.orders.values() if order.open and order.symbol == symbol]
+            pending = [o for o in self.ledger.orders.values() if o.open and o.symbol == symbol and not o.apart]
             return [self._row(self.ledger.cancel(order)) for order in pending]
         return self._row(self.ledger.cancel(self._asked_for(ask)))
 
     def on_open(self, ask: Ask) -> Any:
+        if "price_orders" in ask.path:
+            return self._stops(ask)
         groups: dict[str, list[Any]] = {}
-        for order in self.ledger.listed(open=True)[::-1]:
+        for order in self.ledger.listed("", True, False)[::-1]:
             groups.setdefault(self.id(order.symbol), []).append(self._row(order))
         return [{"currency_pair": id, "total": len(rows), "orders": rows} for id, rows in groups.items()]
 
@@ -894,7 +1044,7 @@ class GateTrading(Dialect, Gate):
     def on_closed(self, ask: Ask) -> Any:
         if "currency_pair" not in ask.params:
             raise Refusal("missing")
-        orders = self.ledger.listed(self.market(ask.params["currency_pair"]), open=ask.params["status"] == "open")
+        orders = self.ledger.listed(self.market(ask.params["currency_pair"]), ask.params["status"] == "open", False)
         return self._page(ask, [self._row(order) for order in _between(orders, ask.params, "from", "to", 1000)])
 
     def _trade(self, fill: Fill) -> dict[str, Any]:

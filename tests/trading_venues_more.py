@@ -38,10 +38,11 @@ def _instant(text: str) -> int:
     return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
-def _latest(venue: Dialect, id: str, cid: str) -> Order:
-    """The order of that id, or the newest with that client id, as the matching engine knows it: without any delay."""
+def _latest(venue: Dialect, id: str, cid: str, apart: bool = False) -> Order:
+    """The order of that id, or the newest with that client id, as the matching engine knows it: without any delay.
+    `apart`: not among the orders but among the stops that are none."""
     for order in reversed(venue.ledger.orders.values()):
-        if order.id == id if id else bool(cid) and order.cid == cid:
+        if order.apart == apart and (order.id == id if id else bool(cid) and order.cid == cid):
             return order
     raise Refusal("unknown", id or cid)
 
@@ -63,6 +64,11 @@ class BitgetTrading(Dialect, Bitget):
         ("POST", "/api/v2/spot/trade/place-order", "create"),
         ("POST", "/api/v2/spot/trade/cancel-order", "cancel"),
         ("GET", "/api/v2/spot/trade/orderInfo", "order"),
+        ("POST", "/api/v2/spot/trade/place-plan-order", "create"),
+        ("POST", "/api/v2/spot/trade/cancel-plan-order", "cancel"),
+        ("GET", "/api/v2/spot/trade/current-plan-order", "open"),
+        ("GET", "/api/v2/spot/trade/history-plan-order", "closed"),
+        ("GET", "/api/v2/spot/trade/plan-sub-order", "order"),
         ("GET", "/api/v2/spot/trade/unfilled-orders", "open"),
         ("GET", "/api/v2/spot/trade/history-orders", "closed"),
         ("GET", "/api/v2/spot/trade/fills", "trades"),
@@ -71,6 +77,7 @@ class BitgetTrading(Dialect, Bitget):
         ("GET", "/api/v3/account/settings", "account"),
     )
     post_only = "cancelled"
+    apart, reserves, either_way = True, False, True
     least_cost = Decimal(1)
     window_ms = 30_000
     unknown = (
@@ -97,6 +104,9 @@ class BitgetTrading(Dialect, Bitget):
         "cid": (400, "40305", "client_oid length is not greater than 50, and cannot be Martian characters"),
         "funds": (400, "43012", "Insufficient balance"),
         "duplicate": (400, "40786", "Duplicate clientOid"),
+        "trigger": (400, "40017", "Parameter verification failed triggerPrice"),
+        "plan": (400, "40017", "Parameter verification failed {}"),
+        "no plan": (400, "43025", "Plan order does not exist"),
         "unknown": (400, "43001", "The order does not exist"),
         "done": (400, "43001", "The order does not exist"),
     }  # fmt: skip
@@ -120,6 +130,8 @@ class BitgetTrading(Dialect, Bitget):
     def refusal(self, what: str, detail: str, ask: Ask) -> tuple[int, Any]:
         if what == "unknown" and ask.kind == "order":
             return 200, self._told([])
+        if "plan" in ask.path and what in ("unknown", "done"):
+            what = "no plan"
         status, code, text = self.codes[what]
         return status, {"code": code, "msg": text.format(detail), "requestTime": self.server.now_ms(), "data": None}
 
@@ -143,11 +155,50 @@ class BitgetTrading(Dialect, Bitget):
     def _told(self, data: Any) -> dict[str, Any]:
         return {"code": "00000", "msg": "success", "requestTime": self.server.now_ms(), "data": data}
 
+    def stop_id(self, number: int) -> str:
+        return self.order_id(number)
+
+    def following(self, stop: Order, number: int) -> tuple[str, str]:
+        return self.order_id(number), stop.id
+
+    def _create_stop(self, asked: dict[str, Any], cid: str) -> Any:
+        """Nothing is locked for it. The price has to be a text, what fires it the last price, and what is sold an amount."""
+        for field, good in (("triggerPrice", str), ("size", str)):
+            if not isinstance(asked.get(field), good):
+                raise Refusal("plan", field)
+        if asked.get("planType") != "amount" or asked.get("triggerType") != "fill_price" or asked["side"] != "sell":
+            raise Refusal("plan", "planType")
+        stop = self.ledger.create(
+            self.market(asked["symbol"]), "sell", asked["orderType"], asked["size"], asked.get("executePrice"),
+            cid=cid or f"bitget{len(self.ledger.orders)}", trigger=asked["triggerPrice"],
+        )  # fmt: skip
+        return self._told({"orderId": stop.id, "clientOid": stop.cid})
+
+    def _stop_row(self, stop: Order) -> dict[str, Any]:
+        status = {"open": "live", "fired": "executed", "rejected": "fail_execute"}.get(stop.status, "cancelled")
+        return {
+            "orderId": stop.id, "clientOid": stop.cid, "symbol": self.id(stop.symbol), "size": plain(stop.amount),
+            "planType": "AMOUNT", "executePrice": plain(stop.price or Decimal(0)),
+            "triggerPrice": plain(stop.trigger or Decimal(0)), "status": status, "orderType": stop.kind,
+            "side": stop.side, "triggerType": "fill_price", "enterPointSource": "API", "cTime": str(stop.ms),
+            "uTime": str(stop.updated),
+        }  # fmt: skip
+
+    def _stops(self, ask: Ask, open: bool) -> Any:
+        asked = ask.params
+        if not open and not ("symbol" in asked and "startTime" in asked and "endTime" in asked):
+            raise Refusal("plan", "startTime")
+        stops = self._page(ask, self.ledger.listed(self._symbol(ask), open, True))
+        last = stops[-1].id if stops else ""
+        return self._told({"nextFlag": False, "idLessThan": last, "orderList": [self._stop_row(one) for one in stops]})
+
     def on_create(self, ask: Ask) -> Any:
         asked = ask.params
         cid = asked.get("clientOid", "")
         if cid and not re.fullmatch(r"[A-Za-z0-9_-]{1,50}", cid):
             raise Refusal("cid")
+        if "plan" in ask.path:
+            return self._create_stop(asked, cid)
         kind, buys = asked["orderType"], asked["side"] == "buy"
         tif = asked.get("force", "gtc").upper()
         spends = kind == "market" and buys
@@ -189,11 +240,19 @@ class BitgetTrading(Dialect, Bitget):
         return "filled" if order.status == "closed" else "cancelled"
 
     def on_order(self, ask: Ask) -> Any:
+        if "plan" in ask.path:
+            child = self.ledger.find(ask.params["planOrderId"], "", True).child
+            if child is None:
+                return self._told([])
+            price = plain(child.price or Decimal(0))
+            row = {"orderId": child.id, "price": price, "type": child.kind, "status": self._status(child)}
+            return self._told([row])
         return self._told([self._row(self.ledger.find(ask.params.get("orderId", ""), ask.params.get("clientOid", "")))])
 
     def on_cancel(self, ask: Ask) -> Any:
-        order = _latest(self, ask.params.get("orderId", ""), ask.params.get("clientOid", ""))
-        if self.market(ask.params["symbol"]) != order.symbol:
+        plan = "plan" in ask.path
+        order = _latest(self, ask.params.get("orderId", ""), ask.params.get("clientOid", ""), plan)
+        if not plan and self.market(ask.params["symbol"]) != order.symbol:
             raise Refusal("unknown")
         self.ledger.cancel(order)
         return self._told({"orderId": order.id, "clientOid": order.cid})
@@ -209,13 +268,16 @@ class BitgetTrading(Dialect, Bitget):
         return self.market(ask.params["symbol"]) if "symbol" in ask.params else ""
 
     def on_open(self, ask: Ask) -> Any:
-        orders = self.ledger.listed(self._symbol(ask), open=True)
+        if "plan" in ask.path:
+            return self._stops(ask, True)
+        orders = self.ledger.listed(self._symbol(ask), True, False)
         return self._told([self._row(order) for order in self._page(ask, orders)])
 
     def on_closed(self, ask: Ask) -> Any:
-        orders = [
-            o for o in self.ledger.listed(self._symbol(ask), open=False) if o.ms > self.server.now_ms() - 90 * DAY
-        ]
+        if "plan" in ask.path:
+            return self._stops(ask, False)
+        listed = self.ledger.listed(self._symbol(ask), False, False)
+        orders = [o for o in listed if o.ms > self.server.now_ms() - 90 * DAY]
         return self._told([self._row(order) for order in self._page(ask, orders)])
 
     def on_trades(self, ask: Ask) -> Any:
@@ -329,6 +391,10 @@ class KucoinTrading(Dialect, Kucoin):
         ("GET", "/api/v1/hf/orders/done", "closed"),
         ("GET", "/api/v1/hf/orders/client-order/[^/]*", "order"),
         ("GET", "/api/v1/hf/orders/[^/]+", "order"),
+        ("POST", "/api/v1/stop-order", "create"),
+        ("DELETE", "/api/v1/stop-order/[^/]+", "cancel"),
+        ("GET", "/api/v1/stop-order/[^/]+", "order"),
+        ("GET", "/api/v1/stop-order", "open"),
         ("GET", "/api/v1/hf/fills", "trades"),
         ("GET", "/api/v1/accounts", "balance"),
         ("GET", "/api/v1/user/api-key", "account"),
@@ -338,6 +404,9 @@ class KucoinTrading(Dialect, Kucoin):
         ("GET", "/api/v1/isolated/symbols", "account"),
         ("POST", "/api/v1/bullet-private", "token"),
     )
+    apart, reserves = True, False
+    same_id = False
+    """Whether the order that follows a stop has the id of it; its client id it has."""
     fee_in = "quote"
     post_only = "cancelled"
     least_cost = Decimal("0.1")
@@ -363,6 +432,8 @@ class KucoinTrading(Dialect, Kucoin):
         "cost": (200, "600100", "Funds below the minimum requirement."),
         "cid": (200, "400100", "clientOid: at most 40 letters, numbers, underscores and hyphens"),
         "funds": (200, "200004", "Balance insufficient!"),
+        "trigger": (200, "400100", "The stop price is invalid."),
+        "stop": (200, "400100", "stop: one of loss and entry"),
         "duplicate": (200, "400100", "validation.createOrder.clientOidDuplicated"),
         "unknown": (200, "400100", "order not exist."),
         "done": (200, "400100", "order_not_exist_or_not_allow_to_cancel"),
@@ -404,6 +475,14 @@ class KucoinTrading(Dialect, Kucoin):
         cid = asked.get("clientOid", "")
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", cid):
             raise Refusal("cid")
+        if "stop-order" in ask.path:
+            if asked.get("stop") != "loss" or asked["side"] != "sell":
+                raise Refusal("stop")
+            stop = self.ledger.create(
+                self.market(asked["symbol"]), "sell", asked["type"], asked["size"], asked.get("price"), cid=cid,
+                trigger=asked["stopPrice"],
+            )  # fmt: skip
+            return {"code": "200000", "data": {"orderId": stop.id}}
         order = self.ledger.create(
             self.market(asked["symbol"]), asked["side"], asked["type"], asked.get("size"), asked.get("price"), cid=cid,
             tif="PO" if asked.get("postOnly") else asked.get("timeInForce", "GTC"), funds=asked.get("funds"),
@@ -431,6 +510,36 @@ class KucoinTrading(Dialect, Kucoin):
             "tax": "0",
         }  # fmt: skip
 
+    def stop_id(self, number: int) -> str:
+        return f"vs{0x9F6 << 32 | number:022x}"
+
+    def following(self, stop: Order, number: int) -> tuple[str, str]:
+        if not self.same_id:
+            return self.order_id(number), stop.cid
+        self.ledger.orders[f"stop {stop.id}"] = self.ledger.orders.pop(stop.id)  # one place, two things of that id
+        return stop.id, stop.cid
+
+    def _stop_row(self, stop: Order) -> dict[str, Any]:
+        return {
+            "id": stop.id, "symbol": self.id(stop.symbol), "userId": "1", "status": "NEW" if stop.open else "TRIGGERED",
+            "type": stop.kind, "side": stop.side, "price": plain(stop.price or Decimal(0)), "size": plain(stop.amount),
+            "funds": None, "stp": None, "timeInForce": "GTC", "cancelAfter": -1, "postOnly": False, "hidden": False,
+            "iceberg": False, "visibleSize": None, "channel": "API", "clientOid": stop.cid, "remark": None,
+            "tags": None, "orderTime": stop.ns, "domainId": "kucoin", "tradeSource": "USER", "tradeType": "TRADE",
+            "feeCurrency": stop.quote, "takerFeeRate": plain(self.ledger.taker), "createdAt": stop.ms, "stop": "loss",
+            "makerFeeRate": plain(self.ledger.maker), "stopTriggerTime": None if stop.open else stop.updated,
+            "stopPrice": plain(stop.trigger or Decimal(0)), "relatedNo": None,
+        }  # fmt: skip
+
+    def _stop(self, ask: Ask) -> Order:
+        """What was cancelled, or could not be placed, is forgotten."""
+        by_cid = ask.path.endswith("ClientOid")
+        id, cid = ("", ask.params.get("clientOid", "")) if by_cid else (ask.path.rpartition("/")[2], "")
+        stop = _latest(self, id, cid, True) if ask.kind == "cancel" else self.ledger.find(id, cid, True)
+        if stop.status not in ("open", "fired"):
+            raise Refusal("unknown")
+        return stop
+
     def _named(self, ask: Ask) -> tuple[str, str]:
         """(id, client id) in the path."""
         self.market(ask.params["symbol"])
@@ -438,27 +547,48 @@ class KucoinTrading(Dialect, Kucoin):
         return ("", last) if "/client-order/" in ask.path else (last, "")
 
     def on_order(self, ask: Ask) -> Any:
-        return {"code": "200000", "data": self._row(self.ledger.find(*self._named(ask)))}
+        if "stop-order" not in ask.path:
+            return {"code": "200000", "data": self._row(self.ledger.find(*self._named(ask)))}
+        if not ask.path.endswith("ClientOid"):
+            return {"code": "200000", "data": self._stop_row(self._stop(ask))}
+        try:
+            return {"code": "200000", "data": [self._stop_row(self._stop(ask))]}
+        except Refusal:
+            return {"code": "200000", "data": []}
 
     def on_cancel(self, ask: Ask) -> Any:
+        if "stop-order" in ask.path:
+            stop = self.ledger.cancel(self._stop(ask))
+            if ask.path.endswith("ClientOid"):
+                data = {"cancelledOrderId": stop.id, "clientOid": stop.cid, "cancelledOcoOrderIds": None}
+                return {"code": "200000", "data": data}
+            return {"code": "200000", "data": {"cancelledOrderIds": [stop.id]}}
         id, cid = self._named(ask)
         self.ledger.cancel(_latest(self, id, cid))
         return {"code": "200000", "data": {"clientOid": cid} if cid else {"orderId": id}}
 
     def on_open(self, ask: Ask) -> Any:
-        orders = self.ledger.listed(self.market(ask.params["symbol"]), open=True)
+        if "stop-order" in ask.path:
+            stops = self.ledger.listed(self.market(ask.params["symbol"]), True, True)[::-1]
+            page, size = int(ask.params.get("currentPage", 1)), min(int(ask.params.get("pageSize", 50)), 500)
+            rows = [self._stop_row(stop) for stop in stops[(page - 1) * size : page * size]]
+            pages = -(-len(stops) // size)
+            data = {"currentPage": page, "pageSize": size, "totalNum": len(stops), "totalPage": pages, "items": rows}
+            return {"code": "200000", "data": data}
+        orders = self.ledger.listed(self.market(ask.params["symbol"]), True, False)
         return {"code": "200000", "data": [self._row(order) for order in orders[::-1]]}
 
     def _page(self, ask: Ask, rows: list[Any]) -> list[Any]:
-        """20 unless told otherwise by `limit`; `pageSize`, which ccxt sends, says nothing here."""
+        """20 unless told otherwise by `limit`; `pageSize`, which ccxt sends, says nothing here. `lastId`: those before it."""
         first, last = int(ask.params.get("startAt", 0)), int(ask.params.get("endAt", 10**15))
         if not first:
             first = min(last, self.server.now_ms()) - 7 * DAY
         rows = [row for row in rows if first <= row.ms <= min(last, first + 7 * DAY)]
+        rows = [row for row in rows if row.number < int(ask.params.get("lastId") or 10**19)]
         return rows[::-1][: min(int(ask.params.get("limit", 20)), 100)]
 
     def on_closed(self, ask: Ask) -> Any:
-        orders = self._page(ask, self.ledger.listed(self.market(ask.params["symbol"]), open=False))
+        orders = self._page(ask, self.ledger.listed(self.market(ask.params["symbol"]), False, False))
         rows = [self._row(order) for order in orders]
         return {"code": "200000", "data": {"lastId": orders[-1].number if orders else 0, "items": rows}}
 
@@ -719,10 +849,16 @@ class KrakenTrading(Dialect, Kraken):
     def _wants_trades(ask: Ask) -> bool:
         return str(ask.params.get("trades", "")).lower() == "true"
 
-    def on_order(self, ask: Ask) -> Any:
-        wanted = [id for id in ask.params.get("txid", "").split(",") if id]
-        if not wanted:
+    @staticmethod
+    def _txids(ask: Ask, most: int) -> list[str]:
+        """What is looked up: one at least, and none of them empty."""
+        wanted = str(ask.params.get("txid", "")).split(",")
+        if not all(wanted) or len(wanted) > most:
             raise Refusal("txid")
+        return wanted
+
+    def on_order(self, ask: Ask) -> Any:
+        wanted = self._txids(ask, 50)
         userref = ask.params.get("userref")
         if userref is not None and not userref.lstrip("-").isdigit():
             raise Refusal("userref")
@@ -765,7 +901,7 @@ class KrakenTrading(Dialect, Kraken):
     def on_trades(self, ask: Ask) -> Any:
         fills = self.ledger.traded()
         if ask.path.endswith("QueryTrades"):
-            wanted = ask.params["txid"].split(",")
+            wanted = self._txids(ask, 20)
             return self._told({fill.id: self._fill(fill) for fill in fills if fill.id in wanted})
         page = self._page(ask, fills, lambda fill: (fill.ns,))
         return self._told({"trades": {fill.id: self._fill(fill) for fill in page}, "count": len(fills)})

@@ -64,10 +64,14 @@ async def look(broker: LiveBroker, book: Book) -> Account:
     strange = [order for order in found if order[1].startswith((PREFIX, REST)) and order[1] not in owned]
     ours = _ours(book) if strange else set()
     orphans = [Orphan(*order, order[1] in ours) for order in strange]
-    before = _held(book)
+    before = _held(broker, book)
     balances = await broker.venue.balances()
-    after = _held(book)  # the less of both: what is sold meanwhile is not missing
-    return Account(balances, {coin: min(held, after.get(coin, Decimal(0))) for coin, held in before.items()}, orphans)
+    after = _held(broker, book)  # the less of both: what is sold meanwhile is not missing
+    held = {coin: min(held, after.get(coin, Decimal(0))) for coin, held in before.items()}
+    found_out = Account(balances, held, orphans)
+    if found_out.differences:
+        await broker.fresh()  # the next look knows what has been sold since the last
+    return found_out
 
 
 def _owned(broker: LiveBroker, book: Book) -> set[str]:
@@ -85,12 +89,12 @@ def _ours(book: Book) -> set[str]:
     return ids
 
 
-def _held(book: Book) -> dict[str, Decimal]:
+def _held(broker: LiveBroker, book: Book) -> dict[str, Decimal]:
     held: dict[str, Decimal] = {}
     for number in book.homes:
         row = book.rows(number)[0][0]
         instrument = book.markets[book.specs[number].symbol].instrument
-        units = int(row["entered"] - row["exited"])
+        units = int(row["entered"] - row["exited"]) - (0 if broker.rests is None else broker.rests.sold(number))
         if row["side"] > 0 and row["status"] < Status.CLOSED and units > 0 and ":" not in instrument.symbol:
             coin = instrument.symbol.split("/")[0]
             held[coin] = held.get(coin, Decimal(0)) + instrument.quantity(units)

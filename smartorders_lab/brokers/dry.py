@@ -127,13 +127,14 @@ class DryVenue(Venue):
                     raise Failed(Fate.REFUSED, f"on paper: {report.reason}")
         return _id(wanted.client_id)
 
-    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> None:
+    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> bool:
         """Show how an order would be cancelled, and take it back on paper."""
         await self._shown("cancel", client_id, super().cancel(symbol, client_id, id, stop))
         self._cancelled.add(client_id)
         submit = self.submits.get(client_id)
         if submit is not None:
             self.paper.cancel(Cancel(client_id, submit.symbol, submit.sent, True))
+        return False
 
     async def find(self, symbol: str, client_id: str, id: str, since_ms: int, stop: bool = False) -> Truth | None:
         """Show how an order would be looked up, and what became of it on paper."""

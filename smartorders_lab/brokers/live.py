@@ -208,7 +208,7 @@ class LiveBroker:
         if self._starting is not None:
             self._count(self._starting, submit.client_id)
         refusal = self.guard.refusal(submit, self._instrument(submit), self._last.get(submit.symbol))
-        if refusal:
+        if refusal and (submit.opens or self.rests is None or not self.rests.sold(submit.order)):
             return [Report(submit.client_id, What.REJECTED, reason=refusal)]
         child = self._children[submit.client_id] = _Child(submit, self.venue.now_ms(), self.clock())
         self._put_to_work(child, True)
@@ -231,6 +231,14 @@ class LiveBroker:
         child.asked = True
         self._put_to_work(child, False)
         return []
+
+    async def fresh(self) -> None:
+        """Have everything that is under way looked at now. Raises Failed."""
+        for child in self._children.values():
+            if not child.over:
+                self._put_to_work(child, False)
+        if self.rests is not None:
+            await self.rests.fresh()
 
     def know(self, submit: Submit, id: str, fills: Mapping[str, int]) -> None:
         """A child of an earlier start, its id at the exchange if that was heard, and the trades that have been told, and how much each."""
@@ -277,7 +285,7 @@ class LiveBroker:
 
     async def _create(self, child: _Child) -> bool:
         """Have the exchange take a child; False if that is settled: it does not."""
-        if self.rests is not None and not child.submit.opens and not self.guard.halted:
+        if self.rests is not None and not child.submit.opens:
             await self.rests.sell(child.submit, partial(self._sold, child), lambda: child.recalled)
             if child.over:
                 return False

@@ -123,7 +123,8 @@ class Rests:
                     if broker.clock() > begin + int(PATIENCE_S * SECOND_NS):
                         raise
                     await broker.pauses.pause(0.2, rest.client_id)
-        self._write([rest.line() for rest in self._rests.values()], "w")
+        if self.path.exists():
+            self._write([rest.line() for rest in self._rests.values()], "w")
 
     def settled(self) -> None:
         """The book is where it was: what was sold meanwhile comes before prices that were missed."""
@@ -157,6 +158,14 @@ class Rests:
                 if rest.id:
                     yield rest.id, rest.client_id
 
+    def sold(self, order: int) -> int:
+        """How much of an order has been sold that its books have not heard of, in increments."""
+        left = [(fill, begin) for rest in self._of(order) for fill, begin in self._unclaimed(rest)]
+        if not left or self.book is None:
+            return 0
+        increment = self.book.markets[self._of(order)[0].symbol].instrument.quantity_increment
+        return sum(int(fill.amount / increment) - begin for fill, begin in left)
+
     def touched(self, client_id: str) -> None:
         """Something may have happened to one."""
         for rest in self._rests.values():
@@ -166,11 +175,18 @@ class Rests:
                 if rest.child:
                     self.broker.pauses.wake(rest.child)
 
+    async def fresh(self) -> None:
+        """Look at all of them now. Raises Failed."""
+        for rest in [*self._rests.values()]:
+            async with self._lock(rest.order):
+                if not rest.over:
+                    await self._look(rest)
+
     async def sell(self, submit: Submit, tell: Callable[[list[Fill]], None], recalled: Callable[[], bool]) -> None:
         """Let what rests answer for an exit that is about to be sent: `tell` is told of what it is filled with.
 
         A level is followed until it is over, or `recalled`; before any other exit all that rests of the order is taken back. Afterwards
-        the rest of the exit may be sent.
+        the rest of the exit may be sent. While all is halted, only what has been sold is told.
         """
         left = submit.quantity
 
@@ -185,13 +201,18 @@ class Rests:
 
         level = self._level(submit)
         mine = None if level is None else self._rests.get((submit.order, level))
-        if mine is not None:
+        halted = bool(self.broker.guard.halted)
+        if mine is not None and halted:
+            give(mine)
+        elif mine is not None:
             await self._follow(mine, submit, give, lambda: left == 0 or recalled())
         self._hurried[submit.order] += 1
         try:
             async with self._lock(submit.order):
-                if level is None:
-                    await asyncio.gather(*(self._take_back(rest) for rest in self._of(submit.order)))
+                # what other levels rest on are not the coins of this one
+                away = [rest for rest in self._of(submit.order) if level is None or rest.part == STOP]
+                if not halted:
+                    await asyncio.gather(*(self._take_back(rest) for rest in away))
                 for rest in self._of(submit.order):
                     if rest.over and not self._waits(rest):
                         give(rest)
@@ -264,7 +285,7 @@ class Rests:
     def _wanted(self, number: int) -> dict[int, tuple[int, int]]:
         """What of an order should rest: of each part how much, and where."""
         book = self.book
-        if book is None or number not in book.homes:
+        if book is None or number not in book.homes or not (self.levels or self.distance is not None):
             return {}
         symbol, trigger = book.homes[number]
         market = book.markets[symbol]
@@ -374,8 +395,12 @@ class Rests:
         """Have one cancelled, until it is certain that it sells nothing any more."""
         pause = 0.05
         while not rest.over:
-            with contextlib.suppress(Failed):
-                await self.broker.venue.cancel(rest.symbol, rest.client_id, rest.id, rest.part == STOP)
+            try:
+                if await self.broker.venue.cancel(rest.symbol, rest.client_id, rest.id, rest.part == STOP):
+                    rest.over = True
+                    return
+            except Failed as failed:  # whatever it says, the look that follows says what it came to
+                log.debug("%s is not cancelled: %s", rest, failed)
             try:
                 await self._look(rest)
             except Failed as failed:
@@ -417,7 +442,7 @@ class Rests:
     def _has_sold(self, rest: Rest) -> None:
         """Have its order ask for the exit that this is the answer to."""
         book, now, key = self.book, self.broker.clock(), (rest.order, rest.part)
-        if book is None or now < self._not_before.get(key, 0) or self.broker.guard.halted:
+        if book is None or now < self._not_before.get(key, 0) or (self.broker.guard.halted and not rest.over):
             return
         self._not_before[key] = now + int(ASK_S * SECOND_NS)
         if rest.order not in book.homes or book.rows(rest.order)[0]["status"][0] >= Status.CLOSED:

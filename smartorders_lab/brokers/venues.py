@@ -32,6 +32,7 @@ from ..errors import ExchangeError, short
 from ..instrument import Instrument
 from ..keys import Keys, quieten, scrub
 from ..rows import Liquidity
+from . import stops
 
 SECOND_NS = 10**9
 SYNC_S, LOOK_S, AGAIN_S = 600.0, 10.0, 5.0
@@ -40,6 +41,7 @@ TURN_S = 2.0
 """How long one request waits for another's answer where they have to arrive in order."""
 STEP_S = 0.5
 """A clock that has moved by so much against the one that nobody sets was set, or the machine has slept."""
+WEEK_MS = 7 * 86_400_000
 WRONG_MS = 1_000
 """What the clock has to have been wrong by for an error to have come of that."""
 
@@ -116,7 +118,7 @@ class Facts:
     `lag_s`: after so long an order that exists is found; `repeat`: a request of unknown outcome may be repeated under its client id,
     since that is refused, or answered with the first order, also when that is over. The lists are codes in the text of an error; `clock`:
     those that say, or may say, that the time of the request was wrong. `stop`: whether a stop that rests there sells at "market" or at a
-    "limit"; "" where it has not been tried.
+    "limit"; "" where it has not been tried. `stop_expiry_s`: `expiry_s` of a request for a stop, where that is longer.
     """
 
     expiry_s: float
@@ -128,6 +130,7 @@ class Facts:
     refused: tuple[str, ...] = ()
     clock: tuple[str, ...] = ()
     stop: str = ""
+    stop_expiry_s: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -160,6 +163,7 @@ FACTS = {
         exists=("170141", "110072", "12141"),
         again=("10002", "10006", "10018"),
         clock=("10002",),
+        stop="market",
         options={"recvWindow": EXPIRY_MS, "enableUnifiedMargin": False, "enableUnifiedAccount": True},
     ),
     "okx": Facts(
@@ -170,6 +174,9 @@ FACTS = {
         again=("50011", "50061", "50102", "50112"),
         refused=("51149", "50120"),
         clock=("50102", "50112", "51149"),
+        stop="market",
+        stop_expiry_s=30,  # of a stop it cannot be told until when
+        options={"brokerId": None},  # or else a client id of ccxt's own is sent beside ours
     ),
     "gate": Facts(
         5,
@@ -178,6 +185,7 @@ FACTS = {
         exists=("REPEATED_CREATION",),
         again=("REQUEST_EXPIRED", "TOO_MANY_REQUESTS", "TOO_FAST"),
         clock=("REQUEST_EXPIRED",),
+        stop="limit",
         options={"unifiedAccount": False},
     ),
     # it cannot be told when to give a request up
@@ -188,6 +196,7 @@ FACTS = {
         exists=("40786", "43118", "45034", "40708", "50060", "25212"),
         again=("40008", "40005", "429"),
         clock=("40008", "40005"),
+        stop="market",
         options={"uta": False},
     ),
     "kucoin": Facts(
@@ -197,6 +206,7 @@ FACTS = {
         exists=("clientOidDuplicated", "126044"),
         again=("400002", "429000", "200003"),
         clock=("400002",),
+        stop="market",
         options={"uta": False, "hf": True},
     ),
     "kraken": Facts(
@@ -299,6 +309,10 @@ _PAGES: dict[tuple[str, str], tuple[int | None, str, Callable[[list[dict[str, An
     ("bybit", "open"): (50, "cursor", _cursor),
     ("okx", "trades"): (100, "after", _least("billId")),
     ("okx", "open"): (100, "after", _least("ordId")),
+    ("okx", "stops"): (100, "after", _least("algoId")),
+    ("gate", "stops"): (100, "offset", len),
+    ("bitget", "stops"): (100, "idLessThan", _least("orderId")),
+    ("kucoin", "stops"): (100, "currentPage", len),
     ("gate", "trades"): (1000, "page", len),
     ("gate", "closed"): (100, "page", len),
     ("bitget", "trades"): (100, "idLessThan", _least("tradeId")),
@@ -403,12 +417,12 @@ class Venue:
         """Create an order; returns the exchange's id of it."""
         client = self.client
         params: dict[str, Any] = {"client_order_id" if self.name == "coinbase" else "clientOrderId": wanted.client_id}
+        if wanted.trigger is not None:
+            params = stops.asked(self.name, wanted.client_id, wanted.trigger)
         if wanted.ioc:
             params["timeInForce"] = "IOC"
         elif wanted.post_only:
             params["postOnly"] = True
-        if wanted.trigger is not None:
-            params["stopLossPrice"] = float(wanted.trigger)
         if self.name == "kraken":
             until = (wanted.sent_ms + EXPIRY_MS) / 1000
             params |= {
@@ -416,7 +430,7 @@ class Venue:
             }
             params |= {"oflags": "post,fciq" if wanted.post_only else "fciq"}
             params.pop("postOnly", None)
-        elif self.name == "kucoin":
+        elif self.name == "kucoin" and wanted.trigger is None:
             params |= {"clientTimestamp": wanted.sent_ms, "allowMaxTimeWindow": EXPIRY_MS}
         market = wanted.price is None
         price = None if wanted.price is None else float(wanted.price)
@@ -432,8 +446,10 @@ class Venue:
     async def find(self, symbol: str, client_id: str, id: str, since_ms: int, stop: bool = False) -> Truth | None:
         """What became of an order, by the exchange's id if it is known ("" if not); None if it is not found.
 
-        `stop`: it was created with a trigger. Its fills are those of the order that it became.
+        `stop`: it was created with a trigger. Its fills are those of the order that it became, its id is its own.
         """
+        if stop and self.name in stops.APART:
+            return await self._find_stop(symbol, client_id, id, since_ms)
         order = await self._order(symbol, client_id, id, since_ms)
         if order is None:
             return None
@@ -454,24 +470,33 @@ class Venue:
         rejected = short(scrub(str(order.get("info")))) if status == "rejected" and not filled else ""
         return Truth(found, is_open, filled, fills, rejected)
 
-    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> None:
-        """Take an order back; what comes of it has to be looked up. `stop`: it was created with a trigger."""
-        client = self.client
+    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> bool:
+        """Take an order back; what comes of it has to be looked up, unless the answer says all: that it waited, and never sold.
+
+        `stop`: it was created with a trigger.
+        """
+        client, more = self.client, stops.named(self.name) if stop else {}
+        if stop and self.name in stops.APART:
+            return await self._cancel_stop(symbol, client_id, id)
         if id:
-            await self._asked(lambda: client.cancel_order(id, symbol))
+            await self._asked(lambda: client.cancel_order(id, symbol, more))
         elif self.name == "bybit":
-            await self._asked(lambda: client.cancel_order("", symbol, {"orderLinkId": client_id}))
+            await self._asked(lambda: client.cancel_order("", symbol, {"orderLinkId": client_id, **more}))
         elif self.name == "gate":  # without an id in the path this would be a request to cancel everything
             await self._asked(lambda: client.cancel_order(f"t-{client_id}", symbol))
         elif self.name == "coinbase":
             raise Failed(Fate.NOT_SENT, "an order can be cancelled by the exchange's id only; look it up first")
         else:
             await self._asked(lambda: client.cancel_order("", symbol, {"clientOrderId": client_id}))
+        return False
 
     async def open_orders(self, symbol: str) -> list[tuple[str, str]]:
-        """(client id, id) of every order of a market that works."""
+        """(client id, id) of every order of a market that works, and of every stop that waits; Gate keeps no client id of a stop: ""."""
         found = await self._pages("open", lambda limit, by: self.client.fetch_open_orders(symbol, None, limit, by))
-        return [(self._client_id(order), str(order["id"])) for order in found]
+        resting = await stops.waiting(self, symbol) if self.name in stops.APART else []
+        return [(self._client_id(order), str(order["id"])) for order in found] + [
+            (one.client_id, one.id) for one in resting
+        ]
 
     async def balances(self) -> dict[str, tuple[Decimal, Decimal]]:
         """Free and total of each currency."""
@@ -480,6 +505,49 @@ class Venue:
         return {name: (_decimal(free.get(name)), _decimal(total.get(name))) for name in total}
 
     # ------------------------------------------------------------------------------------------------ the inside
+
+    async def _find_stop(self, symbol: str, client_id: str, id: str, since_ms: int) -> Truth | None:
+        """What became of a stop that is in a list of its own, and of what followed it."""
+        stop = await stops.look(self, symbol, client_id, id, since_ms)
+        if stop is None:
+            if not id and self.now_ms() < since_ms + self.facts.stop_expiry_s * 1000:
+                raise Failed(Fate.UNSURE, "it is not there, and may still arrive")
+            return None
+        if stop.fired and not stop.orders:
+            raise Failed(Fate.UNSURE, f"stop {stop.id} has fired, and the order that follows is not known yet")
+        if stop.waits or not stop.orders:
+            return Truth(stop.id, stop.waits, Decimal(0), (), stop.failed)
+        parts = [await self.find(symbol, "", order, since_ms) for order in stop.orders]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            raise Failed(Fate.UNSURE, f"stop {stop.id} has fired, and the order that follows is not found yet")
+        fills = tuple(sorted((fill for part in known for fill in part.fills), key=lambda fill: (fill.ts, fill.id)))
+        return Truth(
+            stop.id,
+            any(part.open for part in known),
+            sum((part.filled for part in known), Decimal(0)),
+            fills,
+            next((part.rejected for part in known if part.rejected), ""),
+        )
+
+    async def _cancel_stop(self, symbol: str, client_id: str, id: str) -> bool:
+        """Take back a stop that is in a list of its own, or the order that it has become; as `cancel`."""
+        try:
+            if self.name == "gate" and not id:
+                raise Failed(Fate.NOT_SENT, "a stop can be cancelled by the exchange's id only; look it up first")
+            by = stops.named(self.name) | ({} if id else {"clientOrderId": client_id})
+            answer = await self._asked(lambda: self.client.cancel_order(id, symbol, by))
+            # KuCoin forgets a stop that was cancelled; proven by its absence, every exit would wait for that
+            return self.name == "kucoin" and "cancelledOrderId" in str(answer) and (id or client_id) in str(answer)
+        except Failed:
+            stop = await stops.look(self, symbol, client_id, id, self.now_ms() - WEEK_MS)
+            if stop is None or not (stop.orders or (stop.waits and not id)):
+                raise
+            for order in stop.orders:
+                await self.cancel(symbol, "", order)
+            if not stop.orders:
+                return await self._cancel_stop(symbol, client_id, stop.id)
+            return False
 
     def _prepare(self, client: Any) -> None:
         """Count what a client sends, give it the exchange's clock, and have it say until when an order is good."""
@@ -533,8 +601,8 @@ class Venue:
                 self._turn.release()
 
     def _number(self) -> int:
-        # by this machine's clock: what is reckoned of the exchange's, from whole seconds, may be less after a restart
-        self._nonce = max(self._nonce + 1, int(self._wall()))
+        # by this machine's clock or the exchange's, whichever is ahead: one may have been set back, the other is told in whole seconds
+        self._nonce = max(self._nonce + 1, int(self._wall()), self.now_ms() + 2_000)
         return self._nonce
 
     async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
@@ -577,7 +645,9 @@ class Venue:
             found |= new
             if size is None or len(page) < size or not new or (until is not None and until(page)):
                 break
-            following = number if name == "page" else after(page)
+            following = (
+                (number - 1) * size if name == "offset" else number if name in ("page", "currentPage") else after(page)
+            )
             if not following:
                 break
             by = {name: following}
@@ -615,11 +685,11 @@ class Venue:
                 order = self._named(older, client_id, id) or order
             return order
         if id:
-            return await self._looked(lambda: client.fetch_order(id, symbol))
+            return self._by_own_id(await self._looked(lambda: client.fetch_order(id, symbol)))
         if name in ("binance", "okx", "bitget", "kucoin", "gate"):
             order = await self._looked(lambda: client.fetch_order("", symbol, {"clientOrderId": client_id}))
             if order is not None and order.get("id"):
-                return order
+                return self._by_own_id(order)
             if name != "gate":
                 return None
         if name == "coinbase":
@@ -645,6 +715,11 @@ class Venue:
     ) -> list[dict[str, Any]]:
         """What an exchange lists of orders, as far as the page that has the one that is meant."""
         return await self._pages("closed", ask, lambda page: self._named(page, client_id, id) is not None)
+
+    def _by_own_id(self, order: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Of an order that has followed a stop of OKX ccxt gives the id of the stop."""
+        own = order["info"].get("ordId") if self.name == "okx" and order else None
+        return order | {"id": str(own)} if order and own else order
 
     def _client_id(self, order: Mapping[str, Any]) -> str:
         found = str(order.get("clientOrderId") or "")

@@ -56,6 +56,7 @@ WHAT = {
     "E1": "a request of unknown outcome is repeated only where the exchange does not carry it out twice",
     "E2": "nothing is sent while the switch is off",
     "E3": "nothing is sold that is not there",
+    "C1": "what is taken back is taken back again as long as it works",
     "O1": "at the exchange nothing works that is over, or that no book knows",
     "B1": "balances at the exchange are what the fills in the journal come to",
     "G1": "the guard counts what works, and nothing else",

@@ -56,7 +56,14 @@ SOMETIMES_LIVE = (
         if not name.startswith((*_PAPER_ONLY, "crash: match", "crash: query", "crash: submit"))
     ),
     *(f"fault: {what} {name}" for what, names in FAULTS.items() if what != "balances" for name in names),
-    *("fault: came twice", "fault: find blind", "fault: forgotten", "fault: in neither list", "fault: halted"),
+    *(
+        "fault: came twice",
+        "fault: outage",
+        "fault: find blind",
+        "fault: forgotten",
+        "fault: in neither list",
+        "fault: halted",
+    ),
     *("fault: cancel loses the race", "fault: remainder cancelled", "fault: trades do not add up yet"),
     *(f"crash: worker {what}" for what in ("begins", "create", "find", "trades", "cancel", "pause")),
     *(f"crash: {what}" for what in ("submit before", "submit after", "query before", "create before", "create after")),
