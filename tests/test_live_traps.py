@@ -16,12 +16,18 @@ from typing import Any, Self
 
 import pytest
 from local_exchange import closed
-from test_live import at, buy, desk
+from session_process import Local
+from test_live import LIMITS, Desk, at, buy, desk
 from trading_exchange import DIALECTS, Order, Refusal, TradingExchange, _learn, trader
+from typer.testing import CliRunner
 
+import smartorders_lab as so
 from smartorders_lab.brokers import live as live_module
 from smartorders_lab.brokers import venues
 from smartorders_lab.brokers.venues import FACTS, Failed, Fate, Venue, Wanted
+from smartorders_lab.cli import app
+from smartorders_lab.errors import ExchangeError
+from smartorders_lab.trading import FEES_IN_BASE
 
 _learn()
 SOL = "SOL/USDT"
@@ -417,7 +423,90 @@ def test_a_cancel_that_comes_too_late_is_no_cancel(name: str) -> None:
     played(name, play)
 
 
+# ---------------------------------------------------------------------------------------------------- Kraken's numbers
+
+
+def test_numbers_grow_within_a_millisecond() -> None:
+    """Kraken takes no number that is not above the last: two requests in one millisecond, from two clients, at once."""
+
+    async def play(here: At) -> None:
+        second, stands = here.venue.another(), here.venue._wall() + 1000
+        here.venue._wall = here.venue.now_ms = lambda: stands
+        begin = len(here.server.asked)
+        for _ in range(3):
+            await here.venue.balances()
+            await second.fetch_open_orders(SOL)
+        await asyncio.gather(*(here.venue.create(here.wanted(number)) for number in range(3)), here.venue.balances())
+        await closed(second)
+        numbers = [int(ask.params["nonce"]) for ask in here.server.asked[begin:]]
+        assert numbers == [*range(numbers[0], numbers[0] + 10)]
+        assert len(here.ledger.orders) == 3
+
+    played("kraken", play)
+
+
 # ---------------------------------------------------------------------------------------------------- sessions
+
+
+def kinds(one: Desk) -> list[str]:
+    """What the exchange has been asked for that needs a key, oldest first."""
+    found: list[str] = one.exchange.do(lambda: [ask.kind for ask in one.server.asked])
+    return found
+
+
+@every
+def test_what_a_start_asks_first(name: str, tmp_path: Path) -> None:
+    """Balances, so that keys are refused before anything depends on them; then what is under way; and nothing is created."""
+    with desk(name, tmp_path) as one:
+        assert set(kinds(one)) == {"balance"}
+        one.session.place(buy(entry=at(149)))
+        one.move(150, 149)
+        one.until(lambda: one.exchange.do(lambda: one.ledger.listed(open=True)), "it rests")
+        one.session.close()
+        before = kinds(one)
+        one.start()
+        asked = kinds(one)[len(before) :]
+        assert asked[0] == "balance"
+        assert {"order", "open", "closed"} & {*asked}, "and what is under way is looked up"
+        assert {*asked} <= {"balance", "order", "open", "closed", "trades"}
+        one.session.close()
+
+        one.exchange.do(lambda: setattr(one.ledger.dialect, "denied", "key"))
+        before = kinds(one)
+        with pytest.raises(ExchangeError, match=rf"^{name}: cannot be traded on: .*; see `smartorders doctor`$"):
+            one.start()
+        assert [*{*kinds(one)[len(before) :]}] in ([], ["balance"]), "nothing after the refusal"
+        one.exchange.do(lambda: setattr(one.ledger.dialect, "denied", ""))
+        assert one.start().order(0)["status"] == "PENDING", "and nothing is lost by it"
+
+
+OTHER_NAMES = [("gateio", "gate"), ("okex", "okx"), ("coinbaseadvanced", "coinbase"), ("coinbase-advanced", "coinbase")]
+
+
+@pytest.mark.parametrize(("alias", "name"), OTHER_NAMES)
+def test_exchanges_go_by_other_names(alias: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of ccxt's older versions mean the same venue: its facts, its fees, its keys, and the session of its name."""
+    assert dict(OTHER_NAMES) == venues.ALIASES
+    there = Desk(name, tmp_path)
+    with there.exchange:
+        feed = Local(name, there.server.port)
+        asked: dict[str, Any] = {"store": there.store, "limits": LIMITS, "confirm": "live", "client": there.connect}
+        with so.live(alias, feed=feed, **asked) as session:
+            assert (session.broker.venue.name, session.broker.venue.facts) == (name, FACTS[name])
+            assert session.journal.meta["exchange"] == name
+            assert session.name == f"live {name}"
+            assert (session.book.fills.fee_currency == "base") == (name in FEES_IN_BASE)
+        with so.live(name, feed=Local(name, there.server.port), **asked) as again:
+            assert again.id == session.id
+
+    monkeypatch.setattr("smartorders_lab.keys._from_keyring", lambda *_: {})
+    monkeypatch.delenv(f"SMARTORDERS_{name.upper()}_KEY", raising=False)
+    link = so.SmartOrder(symbol=SOL, side="buy", quantity=1, stop_loss="-20%").share_link()
+    most = ["--max-order=9", "--max-symbol=9", "--max-day=9", "--max-orders=1", "--max-distance=1%", "--allow", SOL]
+    line = ["live", "--exchange", alias, "--order", link, "--store", str(tmp_path / "x.duckdb"), *most]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 5, result.stderr
+    assert f"{name}: the API key from SMARTORDERS_{name.upper()}_KEY" in result.stderr
 
 
 @pytest.fixture

@@ -9,11 +9,14 @@ import asyncio
 import base64
 import contextlib
 import copy
+import dataclasses
 import io
 import json
 import logging
+import os
 import pickle
 import shutil
+import signal
 import time
 import traceback
 import urllib.parse
@@ -27,14 +30,18 @@ import pytest
 import trading_exchange
 from local_exchange import closed
 from session_process import Local, parting
+from test_doctor import Patient
 from test_live import LIMITS, Desk, buy
+from test_live_cli import LINK, Market, Shell
 from trading_exchange import DIALECTS, TradingExchange, _learn, trader
+from typer.testing import CliRunner
 
 import smartorders_lab as so
 from smartorders_lab import keys as keys_module
 from smartorders_lab import trading
 from smartorders_lab.brokers.live import LiveBroker
 from smartorders_lab.brokers.venues import FACTS, Venue
+from smartorders_lab.cli import app
 from smartorders_lab.errors import ExchangeError
 from smartorders_lab.foreground import logged
 from smartorders_lab.keys import Keys, Secret
@@ -67,6 +74,7 @@ def spellings(text: str) -> set[bytes]:
         found |= {part, part.strip(), repr(part)[1:-1], json.dumps(part)[1:-1], part.encode().hex()}
         found |= {urllib.parse.quote(part), urllib.parse.quote(part, safe=""), urllib.parse.quote_plus(part)}
         found |= {json.dumps(one)[1:-1] for one in [*found]}
+        found |= {part[:16], urllib.parse.quote_plus(part[:16])}  # cut off, or escaped once more than is tried here
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             found |= {encode(part.encode()).decode(), encode(part.encode()).decode().rstrip("=")}
     return {one.encode() for one in found}
@@ -519,3 +527,240 @@ def notebook(path: Path, session: so.Session, error: BaseException) -> None:
     )
     cells = [v4.new_code_cell("session", outputs=[shown]), v4.new_code_cell("session.edit(0)", outputs=[failed])]
     nbformat.write(v4.new_notebook(cells=cells), path)
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
+class Shop(Market):
+    """Command lines in processes of their own, with planted keys in their environment, at an exchange that quotes what it is sent."""
+
+    def __init__(self, folder: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(DIALECTS["binance"], "keys", planted("binance"))
+        super().__init__(folder, shell)
+        self.search, self.dialect = Search("binance"), self.server.ledger().dialect
+        quotes(monkeypatch, self.dialect)
+
+    def fails(self, name: str, *args: str, code: int) -> str:
+        """What a command line says that is not let in."""
+        out, err = self.folder / f"{name}.out", self.folder / f"{name}.err"
+        life = self.run(*args, stdin=os.devnull, out=str(out), err=str(err))
+        assert life.wait() == code, err.read_text()
+        return out.read_text() + err.read_text()
+
+    def asked(self, *args: str | Path) -> str:
+        """What a command line of another shell says."""
+        result = CliRunner(env={"COLUMNS": "400"}).invoke(app, [str(arg) for arg in args])
+        self.search.clean(f"smartorders {args[0]}", result.stdout + result.stderr)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+
+def mistaken(*_: Any) -> Any:
+    """What is wrong has nothing to do with keys; where it happens they are in the frames."""
+    raise TypeError("'NoneType' object is not subscriptable")
+
+
+def quotes(monkeypatch: pytest.MonkeyPatch, dialect: Any) -> None:
+    """Have refusals quote all that was sent, as proxies and gateways do."""
+    refuse = dialect.refusal
+
+    def echo(what: str, detail: str, ask: Any) -> Any:
+        status, answer = refuse(what, detail, ask)
+        if isinstance(answer, dict):
+            if "msg" in answer:  # of some errors ccxt tells this alone
+                answer["msg"] = f"{dialect.keys.key}: {answer['msg']}"
+            answer = {"quoted": dialect.keys.key, "by": dialect.keys.secret, **answer, "sent": str(dict(ask.headers))}
+        return status, answer
+
+    monkeypatch.setattr(dialect, "refusal", echo)
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[Shell]:
+    made = Shell()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    made = Shop(tmp_path, shell, monkeypatch)
+    with made.exchange:
+        try:
+            yield made
+        finally:
+            for life in made.running:
+                if life.poll() is None:
+                    life.send_signal(signal.SIGKILL)
+                life.wait()
+
+
+def test_commands_print_no_key(shop: Shop) -> None:
+    """What a session prints, logs and stores, and what other shells are told of it, also while its orders are refused."""
+    process = shop.start("plan.toml", "--confirm", "live", "--json", "--log", "log.jsonl")
+    shop.moved_until(lambda: '"kind": "filled"' in shop.said(), "bought")
+    shop.exchange.do(lambda: shop.server.ledger().total.update(USDT=Decimal(1)))
+    shop.asked("place", shop.store, LINK)
+    shop.moved_until(lambda: '"rejected"' in shop.said(), "refused, with an echo")
+    link = shop.asked("share", shop.store, "0")
+    assert link.startswith("solab1:")
+    for args in (
+        ["halt", shop.store, "--json"], ["halt", shop.store], ["orders", shop.store], ["release", shop.store, "-y"],
+        ["orphans", shop.store], ["orphans", shop.store, "--json"],
+    ):  # fmt: skip
+        assert shop.asked(*args)
+    assert shop.stop(process) == 0
+    for args in (
+        ["halt", shop.store], ["release", shop.store, "-y"], ["sessions", shop.store, "--json"], ["events", shop.store, "--json"],
+    ):  # fmt: skip
+        assert shop.asked(*args)  # nobody is there
+    shop.search.database(shop.store)
+    for path in sorted(shop.folder.rglob("*")):
+        if path.is_file():
+            shop.search.file(path)
+    assert {"a.out", "a.err", "log.jsonl", "plan.toml", "smartorders share"} <= shop.search.seen.keys()
+
+
+def test_a_start_that_fails_prints_no_key(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the traceback of --debug, and where keys are not let in, are wrong, or cannot be any."""
+    own, begin = shop.keys, ["--debug", "live", "plan.toml", "--confirm", "live"]
+
+    def said(name: str, words: str, *more: str) -> None:
+        text = shop.fails(name, *begin, *more, code=5)
+        assert words in text, text
+        assert "Traceback" in text
+        shop.search.clean(name, text)
+
+    shop.dialect.denied = "key"
+    said("rejected", "binance: cannot be traded on: ")
+    shop.dialect.denied = ""
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.dialect, "keys", dataclasses.replace(own, secret="another"))
+        said("a wrong secret", "binance: cannot be traded on: ", "--json", "--log", "log.jsonl")
+    shop.keys = dataclasses.replace(own, key=f" {own.key}")
+    said("spaces around", "has spaces, line ends or quotes around it")
+    shop.keys = dataclasses.replace(own, secret="")
+    said("half a key", "the API secret from SMARTORDERS_BINANCE_KEY, _SECRET and _PASSWORD is missing")
+    for path in sorted(shop.folder.rglob("*")):
+        if path.is_file():
+            shop.search.file(path)
+
+
+def test_a_dry_run_leaves_no_key_behind(shop: Shop) -> None:
+    process = shop.start("plan.toml", "--dry-run", "--json", "--log", "log.jsonl")
+    shop.moved_until(lambda: float(shop.orders()[0]["held"] or 0) > 1.9, "bought on paper")
+    shop.asked("close", shop.store, "0", "--yes")
+    shop.moved_until(lambda: shop.said().count('"what": "create"') > 1, "its sale is shown")
+    assert shop.stop(process) == 0
+    shop.search.database(shop.store)
+    for path in sorted(shop.folder.rglob("*")):
+        if path.is_file():
+            shop.search.file(path)
+    assert [name for name in shop.search.seen if name.endswith(".paper")]
+    assert '"X-MBX-APIKEY": "***"' in shop.said()
+
+
+@pytest.mark.parametrize("venue", FACTS)
+def test_a_doctor_prints_no_key(venue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all is well, with an order, and where everything is refused with a quotation of what was sent."""
+    monkeypatch.setattr(DIALECTS[venue], "keys", planted(venue))
+    search, patient = Search(venue), Patient(venue, monkeypatch)
+    dialect: Any = patient.dialect
+    quotes(monkeypatch, dialect)
+
+    def examined(where: str, *more: str, code: int) -> None:
+        result = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["doctor", venue, "--symbol", SOL, *more])
+        assert result.exit_code == code, result.stdout + result.stderr
+        assert "may trade" in result.stdout
+        search.clean(where, result.stdout + result.stderr)
+
+    with patient.exchange:
+        patient.move(150)
+        examined("well", "--smallest-order", "--yes", "--json", code=0)
+        dialect.denied = "key"
+        examined("refused", "--smallest-order", "--yes", code=1)
+
+
+# ---------------------------------------------------------------------------------------------------- the rest of what is written
+
+
+@pytest.mark.parametrize("venue", FACTS)
+def test_requests_of_a_dry_run_have_no_key(venue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has signed it shows to whoever asks, at all eight; and the file of the paper exchange."""
+    search, desk = Search(venue), Planted(venue, tmp_path, monkeypatch)
+    with desk.exchange:
+        session = desk.start(dry_run=True)
+        try:
+            oid = session.place(buy(2))
+            desk.move(150)
+            desk.until(lambda: Decimal(session.order(oid)["held"] or 0) > Decimal("1.9"), "bought on paper")
+            requests = session.broker.requests
+            assert "create" in {request.what for request in requests}
+            for request in requests:
+                search.thing("a request", request)
+                search.clean("a request as data", json.dumps(request.to_dict()))
+            search.clean("a link", session.share(oid))
+            session.compact()
+        finally:
+            session.close()
+    search.database(desk.store)
+    for path in sorted(tmp_path.rglob("*")):
+        if path.is_file():
+            search.file(path)
+    assert [name for name in search.seen if name.endswith(".paper")]
+
+
+def test_the_file_of_what_rests_at_the_exchange_has_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, desk = Search("binance"), Planted("binance", tmp_path, monkeypatch)
+    with desk.exchange:
+        session = desk.start(protective_stop="2%")
+        try:
+            oid = session.place(buy(2, stop_loss=140))
+            desk.move(150)
+
+            def written() -> list[Path]:
+                return [path for path in tmp_path.glob(f"{desk.store.name}.{session.id}.*") if path.stat().st_size]
+
+            desk.until(lambda: desk.exchange.do(lambda: desk.ledger.listed(open=True)), "it is protected")
+            desk.until(written, "which is written down")
+            for path in written():
+                search.file(path)
+            session.close_at_market(oid)
+            desk.is_(oid, "CLOSED")
+        finally:
+            session.close()
+    for path in sorted(tmp_path.rglob("*")):
+        if path.is_file():
+            search.file(path)
+
+
+@pytest.mark.parametrize("venue", ["binance", "coinbase"])
+def test_a_session_that_fails_at_its_start_shows_no_key(
+    venue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that are not let in, an exchange that is not there, and a mistake of ours or of ccxt's: in every way to show an error."""
+    search, desk = Search(venue), Planted(venue, tmp_path, monkeypatch)
+
+    def fails(where: str, kind: type[Exception]) -> None:
+        with pytest.raises(kind) as caught:
+            desk.start()
+        search.error(where, caught.value)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(everything_logged(tmp_path / "everything.log"))
+        stack.enter_context(desk.exchange)
+        dialect: Any = desk.ledger.dialect
+        quotes(monkeypatch, dialect)
+        dialect.denied = "key"
+        fails("not let in", ExchangeError)
+        dialect.denied = ""
+        with monkeypatch.context() as patch:
+            patch.setattr(Venue, "balances", mistaken)
+            fails("a mistake", TypeError)
+        with monkeypatch.context() as patch:
+            patch.setattr(trading, "connect", lambda name, keys: mistaken(keys))
+            fails("a client that cannot be made", TypeError)
+    for path in sorted(tmp_path.rglob("*")):
+        if path.is_file():
+            search.file(path)

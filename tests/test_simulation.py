@@ -15,11 +15,13 @@ from simulation.runs import Result, catch, exhaust, run_seed, simulate
 HERE = Path(__file__).parent
 STEPS = 150
 FIRST = {
-    "forgotten_is_absent": 16,
+    "cancel_is_proof": 20,
+    "first_sending_counts": 18,
+    "forgotten_is_absent": 15,
     "one_look": 14,
-    "repeats_the_unwanted": 58,
+    "repeats_the_unwanted": 53,
     "restart_forgets_fills": 4,
-    "two_workers": 54,
+    "two_workers": 69,
 }
 """A seed that catches a broken broker, so that it is tried first."""
 

@@ -48,6 +48,8 @@ RESTING_S = 30.0
 a key make about twenty. Without a stream it is thirty."""
 GIVE_UP_S = 30.0
 """How long a request that the exchange does not take (too many, clock, no connection) is sent again."""
+LET_IN_S = 5.0
+"""How long a start waits for an exchange to judge its keys, if it takes no request (too many, its numbers)."""
 CANCEL_S = 2.0
 """How long after a cancel that came to nothing the next one is sent."""
 
@@ -137,12 +139,18 @@ class LiveBroker:
             ) from None
 
     async def _let_in(self) -> None:
-        """Have the keys refused now, not by every look at what is under way."""
-        try:
-            await self.venue.balances()
-        except Failed as failed:
-            if failed.fate is Fate.REFUSED:
-                raise
+        """Have the keys refused now, not by every look at what is under way. Raises Failed."""
+        begin = self.clock()
+        while True:
+            try:
+                await self.venue.balances()
+                return
+            except Failed as failed:
+                if failed.fate is Fate.REFUSED:
+                    raise
+                if failed.fate is not Fate.NOT_SENT or self.clock() > begin + LET_IN_S * SECOND_NS:
+                    return
+            await self.pauses.pause(0.2, "")
 
     def resumes(self, book: Book) -> None:
         """A book is about to resume. What its last turn left unsent is sent in there, and must be held against limits, too."""
@@ -233,10 +241,13 @@ class LiveBroker:
         return []
 
     async def fresh(self) -> None:
-        """Have everything that is under way looked at now. Raises Failed."""
-        for child in self._children.values():
-            if not child.over:
-                self._put_to_work(child, False)
+        """Look now at everything under way that sells. Raises Failed."""
+        for child in [*self._children.values()]:
+            if not child.over and not child.submit.opens:
+                submit = child.submit
+                truth = await self.venue.find(_market(submit.symbol), submit.client_id, child.id, child.since_ms)
+                if truth is not None and not child.over:
+                    self._told(child, truth)
         if self.rests is not None:
             await self.rests.fresh()
 

@@ -37,6 +37,8 @@ from . import stops
 SECOND_NS = 10**9
 SYNC_S, LOOK_S, AGAIN_S = 600.0, 10.0, 5.0
 """How often the exchange's clock is read; how often it is looked whether this machine's was set; the shortest time between two readings."""
+OPEN_S = (0.3, 1.0)
+"""Pauses before markets and clock are asked for again at a start."""
 TURN_S = 2.0
 """How long one request waits for another's answer where they have to arrive in order."""
 STEP_S = 0.5
@@ -361,8 +363,15 @@ class Venue:
         """Markets, and how far the clocks are apart."""
         self.client = self._make()
         self._prepare(self.client)
-        await self._asked(self.client.load_markets)
-        await self.sync()
+        for ask in (partial(self._asked, self.client.load_markets), self.sync):
+            for pause in (*OPEN_S, None):
+                try:
+                    await ask()
+                    break
+                except Failed as failed:  # one answer that is lost is no reason not to begin
+                    if pause is None or failed.fate is Fate.REFUSED:
+                        raise
+                    await asyncio.sleep(pause)
 
     def another(self) -> Any:
         """Another client with the markets and the clock of this one, for what must not wait before an order. Who asks for it closes it."""

@@ -22,7 +22,7 @@ import numpy as np
 import smartorders_lab as so
 from smartorders_lab.book import Book
 from smartorders_lab.brokers.guard import Guard, Limits
-from smartorders_lab.brokers.live import LiveBroker
+from smartorders_lab.brokers.live import CANCEL_S, LiveBroker
 from smartorders_lab.brokers.venues import FACTS, Failed, Fate, Wanted
 from smartorders_lab.errors import ActionError
 from smartorders_lab.execution import State
@@ -85,10 +85,17 @@ class LivePlan(Plan):
         self.halts = rng.choice([0.0, 0.0, 0.2])
         self.restless = rng.choice([0.0, 0.15])
         """How often somebody takes back an order that is under way."""
+        more = random.Random(str(rng.getstate()))  # apart, so that seeds stay what they were
+        self.most = more.choice([1, 2])
+        """How many orders that open something may work at the same time, where limits are tight."""
+        self.outages = more.random() < (0.7 if self.facts.repeat else 0.15)
+        """Orders do not come through for a while, now and then."""
+        if self.outages:
+            self.lag = min(self.lag, 2 * SECOND)
 
     def limits(self) -> Limits:
         if self.tight:
-            return Limits([*self.symbols], 400, 900, 4000, 2, "3%")
+            return Limits([*self.symbols], 400, 900, 4000, self.most, "3%")
         return Limits([*self.symbols], 10**8, 10**9, 10**9, 50, "50%")
 
 
@@ -102,6 +109,8 @@ class LiveChecks(Checks):
         self.told_fills: set[str] = set()
         """Fills that the book has heard of, as far as it can know."""
         self.durable_fills: dict[str, list[Any]] = {}
+        self.taken_back: set[str] = set()
+        """Client ids that this process was asked to take back."""
         self.ended: dict[str, str] = {}
         """Client ids that were told to be over, or absent, and how."""
         self.unsure: set[str] = set()
@@ -165,6 +174,11 @@ class LiveChecks(Checks):
             world.count("branch: repeated")
         self.unsure.add(name)
 
+    def looking(self, name: str, cancelled: int) -> None:
+        """A broker looks at an order; `cancelled`: when it last heard of a cancel of it, 0: never."""
+        late = self.world.now > cancelled + CANCEL_S * SECOND
+        self.hold(not late or name not in self.taken_back, "C1", f"{name} was taken back, last at {cancelled}")
+
     def not_created(self, wanted: Wanted, failed: Failed) -> None:
         if failed.fate in (Fate.NOT_SENT, Fate.REFUSED) and wanted.client_id not in self.world.exchange.by_client:
             self.unsure.discard(wanted.client_id)
@@ -215,6 +229,7 @@ class LiveChecks(Checks):
 
     def restarted(self) -> None:
         super().restarted()
+        self.taken_back.clear()
         self.told_fills = set(self.durable_fills)
         world, self.owed = self.world, {}
         for order, trade in world.exchange.trades.values():
@@ -236,6 +251,13 @@ class LiveChecks(Checks):
             job = None if key is None else book.jobs[key]
             at_work = job is not None and job.open and job.submit.client_id == name
             self.hold(at_work, "G1", f"{name} is over or was given up, and counts")
+        for job in book.jobs.values():
+            name = job.submit.client_id
+            known = name in broker._children and not broker._children[name].over and name not in self.ended
+            if job.open and job.submit.opens and known:
+                self.hold(
+                    name in broker.guard._working, "G1", f"{name} opens something, is under way, and does not count"
+                )
         for name in self.world.exchange.working():
             key = book.by_client.get(name)
             job = None if key is None else book.jobs[key]
@@ -283,7 +305,10 @@ class Watched(LiveBroker):
     def cancel(self, cancel: Cancel) -> list[Report]:
         self.world.point("cancel before")
         self.world.checks.cancelling(cancel)
-        return super().cancel(cancel)
+        reports = super().cancel(cancel)
+        if not reports:
+            self.world.checks.taken_back.add(cancel.client_id)
+        return reports
 
     def query(self, client_id: str) -> list[Report]:
         self.world.point("query before")
@@ -366,6 +391,8 @@ class LiveWorld(World):
         self.halted = False
         """The file of the switch is there."""
         self.next_timer = 0
+        self.weather = random.Random(f"weather of {seed}")
+        """Of outages."""
         super().__init__(seed, kill_at, crashes, quiet, say)
 
     # ------------------------------------------------------------------------------------------------ a process
@@ -476,7 +503,10 @@ class LiveWorld(World):
 
     def _choose(self) -> Callable[[], object]:
         assert self.book is not None
+        assert self.broker is not None
         under_way = sorted({order for (order, _), job in self.book.jobs.items() if job.open})
+        if self.exchange.hopeless and not self.broker.guard.halted and self.rng.random() < 0.4:
+            return self._halt
         if under_way and self.rng.random() < self.plan.restless:
             number, kind = self.rng.choice(under_way), self.rng.choice(["cancel", "close_at_market"])
             return lambda: self._take_back(number, kind)
@@ -497,14 +527,18 @@ class LiveWorld(World):
             self.halted = False
             self.broker.guard.release()
         elif self.chance(self.plan.halts):
-            self.count("fault: halted")
-            self.note("the switch is off")
-            if self.rng.random() < 0.5:
-                self.halted = True
-            else:
-                self.broker.guard.halt()
+            self._halt()
         else:
             super().trouble()
+
+    def _halt(self) -> None:
+        assert self.broker is not None
+        self.count("fault: halted")
+        self.note("the switch is off")
+        if self.rng.random() < 0.5:
+            self.halted = True
+        else:
+            self.broker.guard.halt()
 
     def _order(self) -> so.SmartOrder:
         order = super()._order()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -103,8 +103,8 @@ def fills_told_again() -> list[Patch]:
 def restart_forgets_fills() -> list[Patch]:
     """After a restart the broker does not know which fills have been told."""
 
-    def know(self: LiveBroker, submit: Submit, id: str, fills: Iterable[str]) -> None:
-        whole(self, submit, id, ())
+    def know(self: LiveBroker, submit: Submit, id: str, fills: Mapping[str, int]) -> None:
+        whole(self, submit, id, {})
 
     whole = LiveBroker.know
     return [(LiveBroker, "know", know)]
@@ -118,7 +118,7 @@ def restart_forgets_orders() -> list[Patch]:
 def two_workers() -> list[Patch]:
     """What a start has sent itself gets a second worker."""
 
-    def know(self: LiveBroker, submit: Submit, id: str, fills: Iterable[str]) -> None:
+    def know(self: LiveBroker, submit: Submit, id: str, fills: Mapping[str, int]) -> None:
         self._children.pop(submit.client_id, None)
         whole(self, submit, id, fills)
 
@@ -173,6 +173,11 @@ def cancel_is_not_sent() -> list[Patch]:
     return [(LiveBroker, "cancel", cancel)]
 
 
+def cancelled_once() -> list[Patch]:
+    """A cancel that came to nothing is not sent again, whoever asks for it."""
+    return [rewritten(LiveBroker, "_follow", "self.clock() >= child.cancel_ns", "not child.cancel_ns")]
+
+
 def forgotten_is_absent() -> list[Patch]:
     """An order that the exchange has forgotten is told as if it had never been."""
 
@@ -195,6 +200,11 @@ def one_look() -> list[Patch]:
     return [rewritten(LiveBroker, "_follow", "child.missed_ns + self.visibility_lag_ns", "child.missed_ns")]
 
 
+def first_sending_counts() -> list[Patch]:
+    """The proof of absence is timed from the first sending of a request that was repeated, not from its last."""
+    return [rewritten(LiveBroker, "_repeat", "child.sent_ns = self.clock()", "pass")]
+
+
 def repeats_the_unwanted() -> list[Patch]:
     """What was taken back is sent again all the same."""
     return [rewritten(LiveBroker, "_repeat", "child.recalled or ", "")]
@@ -208,6 +218,11 @@ def switch_ignored() -> list[Patch]:
 def counts_for_ever() -> list[Patch]:
     """What is over goes on counting against the limits."""
     return [(Guard, "over", lambda self, submit: None)]
+
+
+def limits_forgotten() -> list[Patch]:
+    """At a start limits do not count what is under way."""
+    return [(Guard, "goes_on", lambda self, *_: None)]
 
 
 def fees_not_told() -> list[Patch]:
@@ -241,12 +256,15 @@ LIVE_MUTANTS: dict[str, Callable[[], list[Patch]]] = {
         fill_is_the_end,
         cancel_is_proof,
         cancel_is_not_sent,
+        cancelled_once,
         forgotten_is_absent,
         late_answers,
         one_look,
+        first_sending_counts,
         repeats_the_unwanted,
         switch_ignored,
         counts_for_ever,
+        limits_forgotten,
         fees_not_told,
         starts_too_early,
     )

@@ -121,6 +121,8 @@ class LiveExchange:
         self._count = 0
         self.busy_until = 0
         """Until then it takes no orders."""
+        self.late_at = self.outage_until = 0
+        """Until then no order comes through, but for one that is sent late in the outage and arrives later still."""
 
     # ------------------------------------------------------------------------------------------------ the wire
 
@@ -139,6 +141,8 @@ class LiveExchange:
         fault = world.fault(what, **FAULTS[what])
         if expiry and 0 <= world.now - self.busy_until < 5000 * MS and world.chance(0.5):
             fault = "delayed"  # it comes back slowly
+        outage = self._outage() if expiry else ""
+        fault = outage or fault
         if fault == "busy":
             self.busy_until = world.now + rng.randint(1, 25) * 1000 * MS
         sent, travel, back = world.now, rng.randint(1, 60) * MS, rng.randint(1, 60) * MS
@@ -147,7 +151,7 @@ class LiveExchange:
             if rng.random() < 0.5:
                 travel, back = back, travel
         elif fault == "delayed":
-            travel = rng.randint(50 * MS, max(expiry * 5 // 4, 1000 * MS))
+            travel = rng.randint(expiry // 2 if outage else 50 * MS, max(expiry * 5 // 4, 1000 * MS))
 
         def answer(ns: int, outcome: Any) -> None:
             def come() -> None:
@@ -197,9 +201,30 @@ class LiveExchange:
         if fault != "lost":
             self.later(travel, arrive)
         if fault in ("lost", "unheard", "delayed"):
-            answer(rng.randint(100, 10_000) * MS, Failed(Fate.UNSURE, "no answer"))
+            answer(rng.randint(100, 300 if outage else 10_000) * MS, Failed(Fate.UNSURE, "no answer"))
         world.point(f"{what} after")
         return wait
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether an outage has lasted so long that people give up."""
+        return self.late_at == self.outage_until > self.world.now
+
+    def _outage(self) -> str:
+        """What becomes of an order that is sent now."""
+        world, rng = self.world, self.world.weather
+        if not (self.plan.outages and world.faults):
+            return ""
+        if world.now > self.outage_until and rng.random() < 0.15:
+            self.late_at = world.now + rng.randint(5, 20) * 1000 * MS
+            self.outage_until = self.late_at + 8000 * MS
+            world.count("fault: outage")
+        if world.now >= self.outage_until:
+            return ""
+        if world.now < self.late_at or self.hopeless:
+            return "lost"
+        self.late_at = self.outage_until
+        return "delayed"
 
     def _some_open(self, work: Any) -> bool:
         return any(order.open for order in self.by_client.get(getattr(work, "client_id", ""), ()))
@@ -421,6 +446,8 @@ class SimVenue:
         self.exchange, plan = exchange, exchange.plan
         self.name, self.facts = plan.name, plan.facts
         self.request_expiry_ns, self.visibility_lag_ns = plan.expiry, plan.lag
+        self.cancelled: dict[str, int] = {}
+        """When a cancel of an order was last answered, or was not."""
 
     async def open(self) -> None:
         """Nothing to learn."""
@@ -448,6 +475,7 @@ class SimVenue:
 
     async def find(self, symbol: str, client_id: str, id: str, since_ms: int, stop: bool = False) -> Truth | None:
         exchange = self.exchange
+        exchange.world.checks.looking(client_id, self.cancelled.get(client_id, 0))
         found = await exchange.put("find", lambda: exchange.look(symbol, client_id, id, since_ms))
         if found is None:
             return None
@@ -470,10 +498,14 @@ class SimVenue:
         rejected = "it was not taken after all" if status == "rejected" and not told else ""
         return Truth(order.id, is_open, filled, tuple(trade.fill for trade in trades), rejected)
 
-    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> None:
-        if self.name == "coinbase" and not id:
-            raise Failed(Fate.NOT_SENT, "by its id only")
-        await self.exchange.put("cancel", lambda: self.exchange.cancel(client_id, id))
+    async def cancel(self, symbol: str, client_id: str, id: str, stop: bool = False) -> bool:
+        try:
+            if self.name == "coinbase" and not id:
+                raise Failed(Fate.NOT_SENT, "by its id only")
+            await self.exchange.put("cancel", lambda: self.exchange.cancel(client_id, id))
+        finally:
+            self.cancelled[client_id] = self.exchange.world.now
+        return False
 
     async def open_orders(self, symbol: str) -> list[tuple[str, str]]:
         working = [order for order in self.exchange.orders.values() if order.open and order.wanted.symbol == symbol]
