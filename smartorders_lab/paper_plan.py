@@ -11,7 +11,7 @@
     profile = "second"                      # live: which keys (SMARTORDERS_BINANCE_SECOND_KEY)
     levels = "resting"                      # live: levels at a limit rest on the book; left out: sent on trigger
     protective_stop = "2%"                  # live: in place of that, a stop of each order rests so far beyond its own
-    streams = true                          # live: listen to what the exchange says of our orders
+    streams = false                         # live: do not listen to what the exchange says of our orders, look again and again
 
     [limits]                                # live: what may be opened; paper trading passes over it
     symbols = ["SOL/USDT"]

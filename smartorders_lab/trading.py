@@ -75,7 +75,7 @@ def live(
     keep_ticks: Any = None,
     client: Callable[[], Any] | None = None,
     dry_run: bool = False,
-    streams: bool = False,
+    streams: bool = True,
     protective_stop: Any = None,
     levels: str = "on_trigger",
     **options: Any,

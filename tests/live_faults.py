@@ -297,6 +297,7 @@ class Life:
             limits=LIMITS,
             feed=Watched(self.venue, self.server.port),
             client=connecting(self.venue, self.server, self.lasts),
+            streams=False,  # or else what is asked, and when, would depend on what is pushed
         )
         return self.session
 

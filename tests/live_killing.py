@@ -140,7 +140,7 @@ def kill_at(child: Child, folder: Path, kills: int, venue: str, seed: int, fault
         with Market(floor, seed) as market:
             for number in range(kills):
                 rests = dice.choice([*RESTS])
-                job["how"] = RESTS[rests]
+                job["how"] = {**RESTS[rests], "streams": dice.random() < 0.5}
                 seen[f"rests: {rests}"] += 1
                 if not number or dice.random() < 0.7:
                     seen += kill(child, floor, dice, seed=seed * 10_000 + number, **job)

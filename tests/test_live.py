@@ -60,6 +60,8 @@ class Desk:
         return self.server.ledger(self.venue)
 
     def start(self, **how: Any) -> so.Session:
+        """Without private streams unless they are asked for: then it is known what is asked of the exchange, and when."""
+        how.setdefault("streams", False)
         feed = Local(self.venue, self.server.port)
         self.session = live(
             self.venue, store=self.store, confirm="live", limits=LIMITS, feed=feed, client=self.connect, **how
@@ -106,10 +108,10 @@ class Desk:
 
 
 @contextlib.contextmanager
-def desk(venue: str, folder: Path) -> Iterator[Desk]:
+def desk(venue: str, folder: Path, **how: Any) -> Iterator[Desk]:
     made = Desk(venue, folder)
     with made.exchange:
-        made.start()
+        made.start(**how)
         try:
             yield made
         finally:
@@ -129,7 +131,7 @@ def at(price: Any) -> so.Entry:
 
 @pytest.mark.parametrize("venue", FACTS)
 def test_whole_lives(venue: str, tmp_path: Path) -> None:
-    with desk(venue, tmp_path) as one:
+    with desk(venue, tmp_path, streams=True) as one:
         session = one.session
         first = session.place(
             buy(

@@ -35,6 +35,7 @@ SOME = [
     ("kraken", "unknown0 after", "create", 2),
     ("kraken", "braces after", "cancel", 1),
     ("coinbase", "broken after", "create", 5),
+    ("coinbase", "nonce before", "create", 1),
 ]
 """Which request of which kind meets which fault. The second order that is created buys at once: done twice it would be bought twice."""
 

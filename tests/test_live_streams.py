@@ -197,9 +197,12 @@ def test_only_ids_of_ours_wake() -> None:
     stream._text('{"c": "so2"')
     stream._text('{"i":700,"c":"other"}')
     assert (woken, stream._proven) == (["so2", "so1"], True)
-    stream._greetings = 1
+    stream._greetings, stream._met = 2, time.monotonic()
     stream._text("hello")
     assert woken[2:] == ["so1", "so2"], "whatever was missed"
+    stream._met -= streams.GREETING_S
+    stream._text("pong")
+    assert woken[4:] == [], "what comes later is no greeting"
 
 
 # ---------------------------------------------------------------------------------------------------- clocks

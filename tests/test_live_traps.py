@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
@@ -283,7 +284,7 @@ def test_what_was_not_carried_out_is_known_to_be_so(name: str) -> None:
     async def play(here: At) -> None:
         again = ["refused before", "busy before", "418 before"]
         again += ["429 before"] if name != "okx" else []  # there a page of HTML is nothing that the exchange has said
-        again += ["nonce before"] if name != "coinbase" else []  # it says 401 to everything
+        again += ["nonce before"]
         for number, fault in enumerate(again):
             here.server.fault(fault)
             failed = await here.fails(here.venue.create(here.wanted(number)))
@@ -426,12 +427,37 @@ def test_a_cancel_that_comes_too_late_is_no_cancel(name: str) -> None:
 # ---------------------------------------------------------------------------------------------------- Kraken's numbers
 
 
+def test_numbers_grow_over_a_clock_that_is_set_back() -> None:
+    """What was measured of the exchange's clock counts as well: else Kraken would refuse everything for an hour."""
+
+    async def play(here: At) -> None:
+        await here.venue.balances()
+
+        def late() -> Any:
+            made = trader("kraken", here.server)
+            made.milliseconds = lambda: int(time.time() * 1000) - 3_600_000
+            return made
+
+        other = Venue("kraken", late)
+        await other.open()
+        taken = False
+        async with asyncio.timeout(60):
+            while not taken:  # it is told in whole seconds, so that the first may come too early
+                with contextlib.suppress(Failed):
+                    await other.balances()
+                    taken = True
+                await asyncio.sleep(0.05)
+        await closed(other.client)
+
+    played("kraken", play)
+
+
 def test_numbers_grow_within_a_millisecond() -> None:
     """Kraken takes no number that is not above the last: two requests in one millisecond, from two clients, at once."""
 
     async def play(here: At) -> None:
         second, stands = here.venue.another(), here.venue._wall() + 1000
-        here.venue._wall = here.venue.now_ms = lambda: stands
+        here.venue._wall = lambda: stands
         begin = len(here.server.asked)
         for _ in range(3):
             await here.venue.balances()

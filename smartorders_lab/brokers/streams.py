@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_S = 10.0
 """How often a connection is asked whether it is there; silent for three times that it is given up."""
-GREETINGS = 6
-"""The first frames of a connection: greeting, log-in, subscription, what there is. Events after the subscription may have been missed
-until all of them have come."""
+GREETINGS, GREETING_S = 6, 5.0
+"""The first frames of a connection, and for how long a frame can be one: greeting, log-in, subscription, what there is. Events after the
+subscription may have been missed until all of them have come."""
 SHORTEST_S, LONGEST_S = 0.2, 60.0
 """Pauses before a failed connection is made anew; twice as long each time that it fails soon."""
 LASTED_S = 60.0
@@ -44,7 +44,8 @@ class PrivateStream:
     def __init__(self, venue: Venue):
         self.venue = venue
         self._proven = False
-        self._heard = self._greetings = 0.0
+        self._heard = self._met = 0.0
+        self._greetings = 0
         self._names: Callable[[], Mapping[str, str]]
         self._wake: Callable[[str], None]
 
@@ -95,7 +96,7 @@ class PrivateStream:
         def connection(url: str) -> Any:
             made = make(url)
             if known.get(url) is not made:
-                known[url], self._greetings = made, GREETINGS
+                known[url], self._greetings, self._met = made, GREETINGS, time.monotonic()
                 made.handle_message = partial(self._frame, made.handle_message)
             return made
 
@@ -114,7 +115,7 @@ class PrivateStream:
     def _text(self, text: str) -> None:
         meant = {client_id for name, client_id in self._names().items() if name in text}
         self._proven = self._proven or bool(meant)
-        if self._greetings > 0:
+        if self._greetings > 0 and time.monotonic() < self._met + GREETING_S:
             self._greetings -= 1
             self._everyone()
             return

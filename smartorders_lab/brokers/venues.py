@@ -610,8 +610,10 @@ class Venue:
                 self._turn.release()
 
     def _number(self) -> int:
-        # by this machine's clock or the exchange's, whichever is ahead: one may have been set back, the other is told in whole seconds
-        self._nonce = max(self._nonce + 1, int(self._wall()), self.now_ms() + 2_000)
+        # by this machine's clock: what is reckoned of the exchange's, from whole seconds, may be less after a restart;
+        # but where this one is far behind it may have been set back
+        ahead = self.now_ms() + 2 * WRONG_MS if self.skew_ms < -WRONG_MS else 0
+        self._nonce = max(self._nonce + 1, int(self._wall()), ahead)
         return self._nonce
 
     async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
@@ -633,10 +635,22 @@ class Venue:
             if time.monotonic() > self._synced_s + AGAIN_S:
                 with contextlib.suppress(Failed):
                     await self.sync()
-        if abs(self.skew_ms - skew_ms) < WRONG_MS:
+        if abs(self.skew_ms - skew_ms) >= WRONG_MS:
+            log.warning("%s: our clock is %d ms ahead, not %d ms", self.name, self.skew_ms, skew_ms)
+        elif failed.fate is not Fate.REFUSED or not await self._let_in_now():
             return failed
-        log.warning("%s: our clock is %d ms ahead, not %d ms", self.name, self.skew_ms, skew_ms)
         return Failed(Fate.NOT_SENT, failed.reason)
+
+    async def _let_in_now(self) -> bool:
+        """Whether keys that were refused a moment ago are taken: Coinbase says 401 to a good token now and then, as to an old one."""
+        if self.name != "coinbase":
+            return False
+        try:
+            await self.client.fetch_balance()
+        except Exception:
+            return False
+        log.warning("%s: refused keys that it takes", self.name)
+        return True
 
     async def _pages(
         self,
