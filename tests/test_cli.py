@@ -289,7 +289,8 @@ def test_every_command_has_an_example():
         "compare",
         "sql",
         "share",
-        *("paper", "place", "edit", "add", "reduce", "open-now", "close", "cancel", "refresh", "sessions", "verify"),
+        *("paper", "place", "edit", "add", "reduce", "take-profit", "open-now", "close", "cancel", "refresh"),
+        *("sessions", "verify"),
         *("live", "halt", "release", "orphans", "doctor"),
         "panel",
     }
