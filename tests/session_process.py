@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import local_exchange
 import numpy as np
@@ -323,7 +323,7 @@ def knows(session: Session) -> dict[str, Any]:
         children[job.submit.client_id] = [job.open, doubtful, job.fills, before]
     market = book.markets.get(SOL)
     watches = market is not None and any(desk.busy for desk in market.desks.values())
-    rests: Any = session.broker.rests  # type: ignore[attr-defined]
+    rests: Any = cast("Any", session.broker).rests
     beside = {name: rest.child for rest in rests._rests.values() for name in (rest.client_id, f"sr{rest.id}")}
     return {"children": children, "rests": beside, "last": market.last.get("price") if watches else None}
 

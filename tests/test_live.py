@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ccxt
 import pytest
@@ -107,9 +107,16 @@ class Desk:
         )
 
 
+D = TypeVar("D", bound=Desk)
+
+
+def desk(venue: str, folder: Path, **how: Any) -> contextlib.AbstractContextManager[Desk]:
+    return opened(Desk(venue, folder), **how)
+
+
 @contextlib.contextmanager
-def desk(venue: str, folder: Path, **how: Any) -> Iterator[Desk]:
-    made = Desk(venue, folder)
+def opened(made: D, **how: Any) -> Iterator[D]:
+    """A desk of any kind, with its exchange and its session."""
     with made.exchange:
         made.start(**how)
         try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_live import LIMITS, SOL, Desk, at, buy
+from test_live import LIMITS, SOL, Desk, at, buy, opened
 
 import smartorders_lab as so
 from smartorders_lab.brokers import resting, venues
@@ -67,17 +66,11 @@ class Book(Desk):
         assert found.ok, found
 
 
-@contextlib.contextmanager
-def desk(venue: str, folder: Path, levels: str = "resting") -> Iterator[Book]:
+def desk(venue: str, folder: Path, levels: str = "resting") -> contextlib.AbstractContextManager[Book]:
     made = Book(venue, folder)
     made.levels = levels
-    with made.exchange:
-        made.ledger.maker = made.ledger.taker = Decimal(0)
-        made.start()
-        try:
-            yield made
-        finally:
-            made.session.close()
+    made.ledger.maker = made.ledger.taker = Decimal(0)
+    return opened(made)
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +171,34 @@ def test_a_level_that_is_reached_is_the_order_that_is_there(venue: str, tmp_path
         one.true()
         assert sum(amount for _, amount in one.sales()) == 4
         assert one.orders() == before + 2, "what was free at once, and what came back"
+        one.lived_through_again()
+
+
+@pytest.mark.parametrize("venue", ["binance", "bybit"])
+def test_a_level_that_is_reached_goes_on_after_a_start(
+    venue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = dataclasses.replace(venues.FACTS[venue], expiry_s=0.4, lag_s=0.2)
+    monkeypatch.setitem(venues.FACTS, venue, facts)
+    with desk(venue, tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        before = one.orders()
+        one.move(155.5, size=0.75)
+        one.holds(oid, "3.25")
+        one.session.close()
+        one.exchange.do(lambda: [one.server.move(SOL, price, 0.25) for price in (154, 155.5, 154)])
+        session = one.start()
+        one.holds(oid, "3")
+        one.move(155.5, size=0.5)
+        one.holds(oid, "2.5")
+        assert (one.orders(), one.asks()) == (before, [(155, Decimal("0.5")), (165, 2)])
+        assert session.order(oid)["levels"][0]["status"] == "TRIGGERED"
+        one.move(156)
+        one.holds(oid, "2")
+        session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        one.true()
         one.lived_through_again()
 
 

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from local_exchange import closed
-from test_live import SOL, Desk, buy
+from test_live import SOL, Desk, buy, opened
 from trading_exchange import TradingExchange, trader
 
 import smartorders_lab as so
@@ -50,16 +50,10 @@ class Safe(Desk):
         return oid
 
 
-@contextlib.contextmanager
-def desk(venue: str, folder: Path) -> Iterator[Safe]:
+def desk(venue: str, folder: Path) -> contextlib.AbstractContextManager[Safe]:
     made = Safe(venue, folder)
-    with made.exchange:
-        made.ledger.maker = made.ledger.taker = Decimal(0)
-        made.start()
-        try:
-            yield made
-        finally:
-            made.session.close()
+    made.ledger.maker = made.ledger.taker = Decimal(0)
+    return opened(made)
 
 
 @pytest.fixture(autouse=True)
@@ -434,7 +428,7 @@ async def test_the_order_that_follows_at_okx_goes_by_its_own_id() -> None:
 @played
 async def test_what_follows_at_kucoin_is_found_with_a_new_id_and_without(same: bool) -> None:
     async with account("kucoin") as one:
-        one.ledger.dialect.same_id = same  # type: ignore[attr-defined]
+        cast("Any", one.ledger.dialect).same_id = same
         stop = await one.rest()
         one.server.move(SOL, "139.9")
         found = await one.both(*stop)

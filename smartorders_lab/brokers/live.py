@@ -400,8 +400,12 @@ class LiveBroker:
             elif sure and looked >= child.sent_ns + self.request_expiry_ns + self.visibility_lag_ns:
                 child.missed_ns = child.missed_ns or looked
                 if looked >= child.missed_ns + self.visibility_lag_ns:  # on its way from list to list it is in neither
-                    self._tell_absent(child)
-                    return
+                    if not child.sold or child.accepted:
+                        self._tell_absent(child)
+                        return
+                    child.missed_ns = 0
+                    if not await self._create(child):  # what rests at the exchange has sold of it, and goes on
+                        return
             if self.stream is not None and not told and (child.over or len(child.fills) > fills):
                 self.stream.missed()
             if child.over:
@@ -417,8 +421,6 @@ class LiveBroker:
         name = child.submit.client_id
         if child.accepted:  # some exchanges forget an order that is over and unfilled within hours
             self._tell(child, [Report(name, What.CANCELLED, reason="the exchange has forgotten it")], True)
-        elif child.sold:  # what rested before it has sold of it, and for what was left it never was
-            self._tell(child, [Report(name, What.CANCELLED, reason="what was left was not sent")], True)
         else:
             self.guard.over(child.submit)  # sent again it is counted again
             self._tell(child, [Report(name, What.ABSENT)])

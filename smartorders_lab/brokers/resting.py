@@ -258,7 +258,7 @@ class Rests:
                 if not rest.over and self.broker.clock() >= rest.look_ns:
                     await self._look(rest)
             for rest in self._of(number):
-                if rest.child or self._hurried[number]:
+                if rest.child or self._hurried[number] or self._is_reached(rest):
                     continue
                 fits = not rest.over and self._fits(rest)
                 if not fits and not rest.over and not self.broker.guard.halted:
@@ -341,6 +341,12 @@ class Rests:
         desk = book.markets[symbol].desks[trigger]
         at = desk.leg(*key)
         return None if at is None else desk.legs[int(desk.row(key[0]).leg) + at]
+
+    def _is_reached(self, rest: Rest) -> bool:
+        """Whether a level has a child, which is what rests, or will be once it has been looked up."""
+        jobs = () if self.book is None or rest.part == STOP else self.book.jobs.values()
+        mine = (job for job in jobs if job.order == rest.order and job.open and not job.submit.opens)
+        return any(self._level(job.submit) == rest.part for job in mine)
 
     def _waits(self, rest: Rest) -> bool:
         """Whether a level may still be told of what it has sold."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 APART = ("okx", "gate", "bitget", "kucoin")
 DAY_S, MARKS = 86_400, 30_000
 """How long Gate lets a stop wait, in seconds, less a number below `MARKS` by which it is known again."""
-
-
 HISTORY_MS = 89 * 86_400_000
 """How far back Bitget can be asked for stops that do not wait any more."""
 
@@ -40,9 +38,8 @@ class Stop(NamedTuple):
 
 def asked(name: str, client_id: str, trigger: Decimal) -> dict[str, Any]:
     """What ccxt has to be told so that an order to sell rests until the last price falls to `trigger`, under a client id."""
-    if (
-        name == "okx"
-    ):  # it knows no other client id here; an order that is `conditional` is refused if the price is there already
+    if name == "okx":
+        # no other client id is known here; a `conditional` order is refused if the price is there already
         return {"algoClOrdId": client_id, "stopLossPrice": float(trigger), "tdMode": "cash"}
     if name == "gate":
         return {"trigger": {"price": f"{trigger:f}", "rule": "<=", "expiration": mark(client_id)}}
@@ -69,9 +66,8 @@ async def look(venue: Venue, symbol: str, client_id: str, id: str, since_ms: int
     by = named(name) | ({} if id else {"clientOrderId": client_id})
     found = await venue._looked(lambda: client.fetch_order(id, symbol, by))
     stop = _READ[name](found["info"]) if found and found.get("id") else None
-    if name == "kucoin" and (
-        stop is None or stop.fired
-    ):  # the order that follows has its client id; that it had its id is not ruled out
+    if name == "kucoin" and (stop is None or stop.fired):
+        # the order that follows has its client id; that it had its id is not ruled out
         order = await venue._order(symbol, client_id, "", since_ms) if client_id else None
         order = order or (await venue._order(symbol, "", id, since_ms) if id else None)
         if order is not None:

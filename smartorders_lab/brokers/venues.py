@@ -44,6 +44,7 @@ TURN_S = 2.0
 STEP_S = 0.5
 """A clock that has moved by so much against the one that nobody sets was set, or the machine has slept."""
 WEEK_MS = 7 * 86_400_000
+"""How far back a stop is looked for that is to be cancelled."""
 WRONG_MS = 1_000
 """What the clock has to have been wrong by for an error to have come of that."""
 
