@@ -5,7 +5,7 @@
 #     make lint | types | notebooks      one of them
 #     make simulate SEEDS=10000 STEPS=1000     sessions through every fault and crash, long; BROKER=live: with the broker of live trading
 #     make kill KILLS=200                      real processes killed with -9; LIVE=--live: at eight exchanges of our own
-#     make faults                              a whole life at each exchange, with every fault at every request
+#     make faults                              a whole life at each exchange, with every fault at every request; RESTS=levels, RESTS=stops
 #     make clean       what was made here goes; the environment stays
 #     make distclean   and the environment too
 #
@@ -28,6 +28,7 @@ BROKER ?= paper
 STEPS ?= 1000
 KILLS ?= 200
 LIVE ?=
+RESTS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -66,7 +67,7 @@ kill: $(VENV)/.dev
 	$(BIN)/python tests/killing.py $(LIVE) --kills $(KILLS)
 
 faults: $(VENV)/.dev
-	$(BIN)/python tests/live_faults.py
+	$(BIN)/python tests/live_faults.py --workers $(WORKERS) --rests "$(RESTS)"
 
 clean:
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

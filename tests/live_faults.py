@@ -1,12 +1,13 @@
 """Whole lives of orders at the local exchange, again and again, each time with one fault at one request.
 
-    python tests/live_faults.py [--venue okx ...] [--fault "reset after" ...] [--every 10 [--offset 3]] [--log runs.jsonl]
-                                [--workers 2 [--lives 3]]
+    python tests/live_faults.py [--venue okx ...] [--rests levels] [--fault "reset after" ...] [--every 10 [--offset 3]]
+                                [--log runs.jsonl] [--workers 2 [--lives 3]]
 
 For each exchange a life without a fault counts the private requests; then every fault that the exchange knows happens at every one of them
 (or at each `--every`th pair of both). The session is a real one, with real ccxt clients. In the end its fills, its positions and its
 balances are those of the exchange, no intent was carried out twice, nothing is left open, its journal is lived through again to
-the same bytes, and every order has ended as it does without a fault. What stands in `--log` is not run again. With `--workers` lives are
+the same bytes, and every order has ended as it does without a fault. `--rests` takes another life, with levels or protective stops that
+rest at the exchange. What stands in `--log` is not run again. With `--workers` lives are
 lived in so many processes, `--lives` at a time in each: much of a life is waiting.
 """
 
@@ -39,7 +40,7 @@ from trading_exchange import DIALECTS, FAULTS, Far, TradingExchange, _learn, tra
 import smartorders_lab as so
 from smartorders_lab import store as store_module
 from smartorders_lab.brokers import live as live_module
-from smartorders_lab.brokers import venues
+from smartorders_lab.brokers import resting, venues
 from smartorders_lab.brokers.resting import PREFIX as REST
 from smartorders_lab.brokers.resting import SOLD
 from smartorders_lab.brokers.venues import FACTS
@@ -65,6 +66,10 @@ LIMITS = {
 }
 
 
+RESTS: dict[str, dict[str, Any]] = {"": {}, "levels": {"levels": "resting"}, "stops": {"protective_stop": "1%"}}
+"""Lives, by what rests at the exchange beside child orders, and what a session is told for that."""
+
+
 def known_faults(venue: str) -> list[str]:
     """Every fault that an exchange can meet."""
     _learn()
@@ -75,9 +80,13 @@ def known_faults(venue: str) -> list[str]:
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
     """Proofs of absence that take less than a second, where the exchange on this machine answers in milliseconds."""
-    facts = {name: dataclasses.replace(one, expiry_s=0.4, lag_s=0.2) for name, one in FACTS.items()}
+    facts = {
+        name: dataclasses.replace(one, expiry_s=0.4, lag_s=0.2, stop_expiry_s=min(one.stop_expiry_s, 1.0))
+        for name, one in FACTS.items()
+    }
     with (
         mock.patch.dict(venues.FACTS, facts),
+        mock.patch.multiple(resting, TURN_S=0.05, LOOK_S=1.0, AGAIN_S=0.3, ASK_S=0.2),
         mock.patch.object(live_module, "GIVE_UP_S", 5.0),
         mock.patch.object(live_module, "CANCEL_S", 0.3),
     ):
@@ -232,7 +241,7 @@ def same_fills(ledger: Any, ours: Told, begun: dict[str, Decimal]) -> Counter[st
         dict(total),
         theirs,
     )
-    return Counter(children=len(executed), attempts=len(children), fills=len(here))
+    return Counter(children=len(executed), attempts=len(children), fills=len(ours.fills))
 
 
 def _fee(amount: Decimal) -> Decimal:
@@ -253,10 +262,10 @@ def positions(events: Any) -> dict[int, Decimal]:
 
 
 class Life:
-    """A live session at one venue of an exchange in this process. `lasts`: its client keeps its connections."""
+    """A live session at one venue of an exchange in this process. `lasts`: its client keeps its connections; `rests`: one of RESTS."""
 
-    def __init__(self, venue: str, folder: Path, lasts: bool = True):
-        self.venue, self.store, self.lasts = venue, folder / "live.duckdb", lasts
+    def __init__(self, venue: str, folder: Path, lasts: bool = True, rests: str = ""):
+        self.venue, self.store, self.lasts, self.rests = venue, folder / "live.duckdb", lasts, rests
         self.store.write_bytes(_empty_store())
         self.exchange = Exchange()
         self.exchange.server = self.server = TradingExchange([venue])
@@ -298,6 +307,7 @@ class Life:
             feed=Watched(self.venue, self.server.port),
             client=connecting(self.venue, self.server, self.lasts),
             streams=False,  # or else what is asked, and when, would depend on what is pushed
+            **RESTS[self.rests],
         )
         return self.session
 
@@ -342,23 +352,43 @@ class Life:
         """An order as the session has it; as text, as `order()` has it, it costs ten times as much."""
         return self.session._do(lambda: self.session.book.rows(oid)[0][0])
 
-    def is_(self, oid: int, status: str) -> None:
-        wanted = Status[status]
-        self.until(lambda: self._row(oid)["status"] == wanted, f"order {oid} is {status}")
+    def is_(self, oid: int, *statuses: str) -> None:
+        wanted = [Status[status] for status in statuses]
+        self.until(lambda: self._row(oid)["status"] in wanted, f"order {oid} is {' or '.join(statuses)}")
 
     def has(self, oid: int, least: float, most: float = 1e9) -> None:
-        def held() -> float:
-            row = self._row(oid)
-            return float((int(row["entered"]) - int(row["exited"])) * STEP)
+        self.until(lambda: least < self._held(oid) < most, f"order {oid} holds {least}")
 
-        self.until(lambda: least < held() < most, f"order {oid} holds {least}")
+    def _held(self, oid: int) -> Decimal:
+        row = self._row(oid)
+        return (int(row["entered"]) - int(row["exited"])) * STEP
 
-    def rests(self, count: int) -> None:
+    def asks(self, count: int) -> None:
         self.until(lambda: self.exchange.do(lambda: len(self.ledger.listed(open=True))) == count, f"{count} rest")
+
+    def while_away(self, *prices: float, size: float | None = None) -> so.Session:
+        """The market trades there while there is no session; then there is one again."""
+        self.session.close()
+        for price in prices:
+            self.price = price
+            self.exchange.do(lambda price=price: self.server.move(SOL, price, size))
+        return self.start()
 
     def live(self) -> dict[int, tuple[str, str | None]]:
         """All of it; returns how each order has ended."""
-        session = self.start()
+        self.start()
+        {"": self._on_trigger, "levels": self._with_levels, "stops": self._with_stops}[self.rests]()
+        session = self.session
+        self.asks(0)
+        self.until(lambda: not [job for job in session.book.jobs.values() if job.open], "nothing is under way")
+        self.events = session.events()
+        ends = {order["order"]: (order["status"], order["exit_reason"]) for order in session.state()["orders"]}
+        session.close()
+        hold(session.error is None, "the session has stopped", session.error)
+        return ends
+
+    def _on_trigger(self) -> None:
+        session = self.session
         long = session.place(
             _buy(
                 4,
@@ -370,7 +400,7 @@ class Life:
             )
         )
         self.move(150, 149)
-        self.rests(1)
+        self.asks(1)
         self.move(148.9, size=1)
         self.has(long, 0.9)
         self.move(148.9)
@@ -393,10 +423,8 @@ class Life:
 
         away = session.place(_buy(2, entry=_at(150)))
         self.move(150)
-        self.rests(1)
-        session.close()
-        self.exchange.do(lambda: self.server.move(SOL, 149.9, 1))  # while nobody is there
-        session = self.start()
+        self.asks(1)
+        session = self.while_away(149.9, size=1)
         self.has(away, 0.9)
         self.move(149.9)
         self.has(away, 1.9)
@@ -405,16 +433,103 @@ class Life:
 
         taken_back = session.place(_buy(entry=_at(149)))
         self.move(149)
-        self.rests(1)
+        self.asks(1)
         session.cancel(taken_back)
         self.is_(taken_back, "CANCELLED")
-        self.rests(0)
-        self.until(lambda: not [job for job in session.book.jobs.values() if job.open], "nothing is under way")
-        self.events = session.events()
-        ends = {order["order"]: (order["status"], order["exit_reason"]) for order in session.state()["orders"]}
-        session.close()
-        hold(session.error is None, "the session has stopped", session.error)
-        return ends
+
+    def _with_levels(self) -> None:
+        session = self.session
+        long = session.place(_buy(4, take_profits=[_level(155, 50), _level(165, 50)], stop_loss=140, break_even=True))
+        self.move(150)
+        self.has(long, 3.9)
+        self.rests_of(long, 2)
+        session.edit(long, stop_loss=141, take_profits=[_level(156, 50), _level(165, 50)])
+        self.until(lambda: self._asked() == [156, 165], "the level is moved")
+        session.add_funds(long, quantity=1)
+        self.has(long, 4.9)
+        self.rests_of(long, 2)
+        self.move(156.5, size=0.75)
+        self.has(long, 4.1, 4.4)
+        session = self.while_away(155, 156.5, 155, size=0.25)
+        self.has(long, 3.9, 4.1)
+        self.move(156.5)
+        self.is_(long, "PARTIALLY_CLOSED")
+        self.move(151, 148)
+        self.is_(long, "STOPPED")
+
+        cut = session.place(_buy(2, take_profits=[_level(165, 60), _level(170, 40)]))
+        self.move(150)
+        self.has(cut, 1.9)
+        self.rests_of(cut, 2)
+        session.reduce_funds(cut, quantity="0.5")
+        self.has(cut, 0, 1.6)
+        self.rests_of(cut, 2)
+        session.close_at_market(cut)
+        self.is_(cut, "CLOSED")
+        self.asks(0)
+
+        away = session.place(_buy(2, take_profits=[_level(155, 100)]))
+        self.move(150)
+        self.has(away, 1.9)
+        self.rests_of(away, 1)
+        session = self.while_away(156)
+        self.is_(away, "CLOSED")
+
+    def _with_stops(self) -> None:
+        session = self.session
+        long = session.place(_buy(4, take_profits=[(160, 50), (175, 50)], stop_loss=140, trailing_stop="3%"))
+        self.move(150)
+        self.has(long, 3.9)
+        self.rests_of(long, 1)
+        self.move(155)
+        self.until(lambda: self._asked(148), "the stop at the exchange follows")
+        session.add_funds(long, quantity=1)
+        self.has(long, 4.9)
+        self.rests_of(long, 1)
+        self.move(160.5)
+        self.is_(long, "PARTIALLY_CLOSED")
+        self.until(lambda: self._asked(153), "what is left is protected")
+        session = self.while_away(152)
+        self.is_(long, "CLOSED", "STOPPED")
+
+        cut = session.place(_buy(2, stop_loss=145))
+        self.has(cut, 1.9)
+        self.rests_of(cut, 1)
+        session.reduce_funds(cut, quantity="0.5")
+        self.has(cut, 0, 1.6)
+        self.rests_of(cut, 1)
+        self.move(144.5)
+        self.is_(cut, "STOPPED")
+
+        closed = session.place(_buy(2, stop_loss=135))
+        self.has(closed, 1.9)
+        self.rests_of(closed, 1)
+        session.close_at_market(closed)
+        self.is_(closed, "CLOSED")
+
+    def _asked(self, above: float = 0) -> list[Decimal]:
+        """The prices above one, at which something would be sold."""
+        prices = (price for price, _ in self._sales())
+        return sorted(price for price in prices if price > above)
+
+    def rests_of(self, oid: int, count: int) -> None:
+        """So many rest, for all that an order holds."""
+
+        def all_of_it() -> bool:
+            sales = self._sales()
+            return len(sales) == count and abs(sum(amount for _, amount in sales) - self._held(oid)) < 3 * STEP
+
+        self.until(all_of_it, f"{count} rest for all that order {oid} holds")
+
+    def _sales(self) -> list[tuple[Decimal, Decimal]]:
+        """(price or trigger, amount that is left) of each order to sell at the exchange."""
+
+        def look() -> list[tuple[Decimal, Decimal]]:
+            sales = [order for order in self.ledger.orders.values() if order.open and order.side == "sell"]
+            return [(o.trigger if o.waiting else o.price, o.amount - o.filled) for o in sales]
+
+        found: list[tuple[Decimal, Decimal]] = self.exchange.do(look)
+        return found
 
     def check(self) -> Counter[str]:
         """What must hold when it is over, at the exchange and in the store; returns how many there were of what."""
@@ -437,6 +552,10 @@ def _buy(quantity: Any = 4, **fields: Any) -> so.SmartOrder:
     return so.SmartOrder(symbol=SOL, side="buy", quantity=quantity, **{"stop_loss": 100, **fields})
 
 
+def _level(price: Any, size: Any) -> dict[str, Any]:
+    return {"target": price, "size": size, "kind": "limit"}
+
+
 def _at(price: Any) -> so.Entry:
     return so.Entry(kind="limit", price=price)
 
@@ -448,6 +567,7 @@ class Run:
     venue: str
     fault: str
     nth: int
+    rests: str = ""
     met: str = ""
     requests: int = 0
     seconds: float = 0.0
@@ -456,17 +576,17 @@ class Run:
     seen: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def run(venue: str, fault: str = "", nth: int = 0, ends: Sequence[Any] = (), kind: str = "*") -> Run:
+def run(venue: str, fault: str = "", nth: int = 0, ends: Sequence[Any] = (), kind: str = "*", rests: str = "") -> Run:
     """One life; `fault` happens at the `nth` private request of a `kind`, `*`: of any. `ends`: how the orders have to end."""
     with quick(), cheap():
-        return _run(venue, fault, nth, ends, kind)
+        return _run(venue, fault, nth, ends, kind, rests)
 
 
-def _run(venue: str, fault: str, nth: int, ends: Sequence[Any], kind: str = "*") -> Run:
-    done, begin = Run(venue, fault, nth), time.monotonic()
+def _run(venue: str, fault: str, nth: int, ends: Sequence[Any], kind: str = "*", rests: str = "") -> Run:
+    done, begin = Run(venue, fault, nth, rests), time.monotonic()
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         # only a new connection can be refused
-        life = Life(venue, Path(folder), lasts=fault != "refused before")
+        life = Life(venue, Path(folder), fault != "refused before", rests)
         try:
             with life:
                 if fault:
@@ -490,17 +610,17 @@ Task = tuple[str, str, int, list[Any]]
 """Exchange, fault, number of the request, and how the orders have to end."""
 
 
-def _work(tasks: Any, results: Any, lives: int) -> None:
+def _work(tasks: Any, results: Any, lives: int, rests: str) -> None:
     """A process that lives so many lives at a time, until there is no task left."""
 
     def one() -> None:
         while (task := tasks.get()) is not None:
-            results.put(_run(*task))
+            results.put(_run(*task, rests=rests))
 
     end_with_parent()
     with quick(), cheap():
         for venue in FACTS:  # all that is loaded at first use
-            _run(venue, "", 0, ())
+            _run(venue, "", 0, (), rests=rests)
         gc.collect()
         gc.freeze()
         threads = [threading.Thread(target=one) for _ in range(lives)]
@@ -510,13 +630,13 @@ def _work(tasks: Any, results: Any, lives: int) -> None:
             thread.join()
 
 
-def _side_by_side(todo: Sequence[Task], workers: int, lives: int) -> Iterator[Run]:
+def _side_by_side(todo: Sequence[Task], workers: int, lives: int, rests: str) -> Iterator[Run]:
     """What comes of them, as it comes."""
     spawn = multiprocessing.get_context("spawn")
     tasks, results = spawn.Queue(), spawn.Queue()
     for task in [*todo, *[None] * (workers * lives)]:
         tasks.put(task)
-    processes = [spawn.Process(target=_work, args=(tasks, results, lives), daemon=True) for _ in range(workers)]
+    processes = [spawn.Process(target=_work, args=(tasks, results, lives, rests), daemon=True) for _ in range(workers)]
     for process in processes:
         process.start()
     for _ in todo:
@@ -540,26 +660,30 @@ def sweep(
     note: Callable[[str], None] = print,
     workers: int = 0,
     lives: int = 1,
+    rests: str = "",
 ) -> list[Run]:
     """Lives at these exchanges with each fault at each request, or each `every`th of these pairs from `offset` on.
 
-    `workers`: so many processes, each with so many `lives` at a time; 0: one after another, here.
+    `workers`: so many processes, each with so many `lives` at a time; 0: one after another, here. `rests`: one of RESTS.
     """
     known = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log and log.exists() else []
-    there = {(one.venue, one.fault, one.nth) for one in known}
+    there = {(one.venue, one.fault, one.nth, one.rests) for one in known}
     todo: list[Task] = []
     for venue in names:
-        plain = run(venue)
+        plain = run(venue, rests=rests)
         if plain.violation:
             raise Violation(f"{venue}, without any fault: {plain.violation}")
         note(f"{venue}: {plain.requests} requests, {plain.seen}, {plain.ends}")
         wanted = [name for name in known_faults(venue) if not faults or name in faults]
         pairs = [(name, nth) for nth in range(1, plain.requests + 1) for name in wanted]
         todo += [
-            (venue, name, nth, plain.ends) for name, nth in pairs[offset::every] if (venue, name, nth) not in there
+            (venue, name, nth, plain.ends)
+            for name, nth in pairs[offset::every]
+            if (venue, name, nth, rests) not in there
         ]
     random.Random(len(todo)).shuffle(todo)  # what is run before somebody ends it is a sample of all
-    for one in _side_by_side(todo, workers, lives) if workers else (run(*task) for task in todo):
+    alone = (run(*task, rests=rests) for task in todo)
+    for one in _side_by_side(todo, workers, lives, rests) if workers else alone:
         known.append(one)
         if one.violation:
             note(f"VIOLATION at {one.venue}, {one.fault!r} at request {one.nth} ({one.met}): {one.violation}")
@@ -608,6 +732,7 @@ def table(runs: Sequence[Run]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--venue", nargs="*", choices=[*FACTS], default=[*FACTS])
+    parser.add_argument("--rests", choices=[*RESTS], default="", help="what rests at the exchange beside child orders")
     parser.add_argument("--fault", nargs="*", default=[], help="only these")
     parser.add_argument("--every", type=int, default=1, help="only each so many-th pair of a request and a fault")
     parser.add_argument("--offset", type=int, default=0, help="the first of these pairs")
@@ -623,6 +748,7 @@ def main() -> int:
         chosen.log,
         workers=chosen.workers,
         lives=chosen.lives,
+        rests=chosen.rests,
     )
     print(table(runs))
     return int(any(one.violation for one in runs))

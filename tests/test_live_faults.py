@@ -49,8 +49,35 @@ def test_a_fault_changes_nothing(venue: str, fault: str, kind: str, nth: int) ->
     assert done.seen["children"] == 10
 
 
+RESTING = [
+    ("levels", "binance", "500 after", "create", 2),
+    ("levels", "okx", "reset after", "create", 3),
+    ("levels", "kraken", "empty after", "cancel", 1),
+    ("levels", "bitget", "closed after", "order", 5),
+    ("stops", "bybit", "reset after", "create", 3),
+    ("stops", "gate", "html after", "create", 2),
+    ("stops", "kucoin", "429 before", "cancel", 2),
+    ("stops", "coinbase", "closed after", "cancel", 2),
+]
+"""The same with levels, or protective stops, that rest at the exchange."""
+
+
+@pytest.mark.parametrize(("rests", "venue", "fault", "kind", "nth"), RESTING)
+def test_a_fault_changes_nothing_of_what_rests(rests: str, venue: str, fault: str, kind: str, nth: int) -> None:
+    first = ["STOPPED", "break_even"] if rests == "levels" else ["CLOSED", "close_at_market"]
+    if rests == "stops" and FACTS[venue].stop == "limit":
+        first = ["STOPPED", "trailing_stop"]  # the market has passed it by
+    rest = [["CLOSED", "close_at_market"], ["CLOSED", "take_profit"]]
+    if rests == "stops":
+        rest = [["STOPPED", "stop_loss"], ["CLOSED", "close_at_market"]]
+    done = run(venue, fault, nth, [[n, *end] for n, end in enumerate([first, *rest])], kind, rests)
+    assert not done.violation, done.violation
+    assert done.met == kind
+
+
 def test_all_eight_are_there() -> None:
     assert {venue for venue, *_ in SOME} == set(FACTS)
+    assert {venue for _, venue, *_ in RESTING} == set(FACTS)
 
 
 def test_a_sweep_goes_on_where_it_was(tmp_path: Path) -> None:

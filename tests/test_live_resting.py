@@ -13,6 +13,7 @@ from test_live import LIMITS, SOL, Desk, at, buy, opened
 
 import smartorders_lab as so
 from smartorders_lab.brokers import resting, venues
+from smartorders_lab.brokers.live import LiveBroker
 from smartorders_lab.brokers.venues import FACTS
 from smartorders_lab.trading import live
 from smartorders_lab.verify import verify
@@ -180,6 +181,7 @@ def test_a_level_that_is_reached_goes_on_after_a_start(
 ) -> None:
     facts = dataclasses.replace(venues.FACTS[venue], expiry_s=0.4, lag_s=0.2)
     monkeypatch.setitem(venues.FACTS, venue, facts)
+    monkeypatch.setattr(LiveBroker, "patience_s", 10.0)
     with desk(venue, tmp_path) as one:
         oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
         one.rest((155, 2), (165, 2))
@@ -187,6 +189,9 @@ def test_a_level_that_is_reached_goes_on_after_a_start(
         one.move(155.5, size=0.75)
         one.holds(oid, "3.25")
         one.session.close()
+        session = one.start()  # nothing has happened, and nothing is in doubt
+        assert not [job for job in session.book.jobs.values() if job.open and job.doubted]
+        session.close()
         one.exchange.do(lambda: [one.server.move(SOL, price, 0.25) for price in (154, 155.5, 154)])
         session = one.start()
         one.holds(oid, "3")

@@ -308,11 +308,12 @@ async def test_a_stop_is_taken_back_by_its_client_id(name: str) -> None:
 async def test_a_stop_that_fires_while_it_is_taken_back(name: str) -> None:
     """The request is on its way when the price is there: it is refused then, and what was sold is told."""
     async with account(name) as one:
-        one.venue.client.timeout = 300
         one.server.fault("late before", "cancel")
         stop = await one.rest()
+        usual, one.venue.client.timeout = one.venue.client.timeout, 300
         with pytest.raises(Failed):
             await one.cancel(*stop)
+        one.venue.client.timeout = usual
         one.server.move(SOL, "139.9")
         one.server.arrive()
         found = await one.both(*stop)

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -79,6 +78,8 @@ class _Child:
         self.price: Decimal | None = None
         self.amount: Decimal | None = None
         self.accepted = self.recalled = self.over = self.busy = self.asked = self.cut = False
+        self.rests = self.rested = False
+        """It is an order that rested before it was asked for, or was; `accepted`: it is one of its own."""
         self.fills: set[str] = set()
         self.sold = 0
         """What of it was sold by what rested at the exchange before it."""
@@ -256,7 +257,9 @@ class LiveBroker:
         if submit.client_id in self._children:  # sent by this very start
             return
         child = self._children[submit.client_id] = _Child(submit, submit.sent // 1_000_000, self.clock())
-        child.id, child.accepted, child.fills = id, bool(id), set(fills)
+        child.rested, child.fills = id.startswith(SOLD), set(fills)
+        child.id = "" if child.rested else id
+        child.accepted = bool(child.id)
         child.sold = sum(units for name, units in fills.items() if name.startswith(SOLD))
 
     # ------------------------------------------------------------------------------------------------ workers
@@ -289,15 +292,20 @@ class LiveBroker:
 
     async def _work(self, child: _Child, create: bool) -> None:
         try:
-            if not create or await self._create(child):
+            if not (create or self._is_not_sent(child)) or await self._create(child):
                 await self._follow(child)
         finally:
             child.busy = False
 
+    def _is_not_sent(self, child: _Child) -> bool:
+        """Whether a child of an earlier start is certain never to have been sent: what rests is it still."""
+        mine = None if self.rests is None or child.accepted else self.rests.of(child.submit)
+        return mine is not None and not mine.over
+
     async def _create(self, child: _Child) -> bool:
         """Have the exchange take a child; False if that is settled: it does not."""
         if self.rests is not None and not child.submit.opens:
-            await self.rests.sell(child.submit, partial(self._sold, child), lambda: child.recalled)
+            await self.rests.sell(child)
             if child.over:
                 return False
         begin, pause = self.clock(), SHORTEST_S
@@ -400,11 +408,11 @@ class LiveBroker:
             elif sure and looked >= child.sent_ns + self.request_expiry_ns + self.visibility_lag_ns:
                 child.missed_ns = child.missed_ns or looked
                 if looked >= child.missed_ns + self.visibility_lag_ns:  # on its way from list to list it is in neither
-                    if not child.sold or child.accepted:
+                    if child.accepted or not (child.rested or child.sold):
                         self._tell_absent(child)
                         return
                     child.missed_ns = 0
-                    if not await self._create(child):  # what rests at the exchange has sold of it, and goes on
+                    if not await self._create(child):  # as far as the books know it is there
                         return
             if self.stream is not None and not told and (child.over or len(child.fills) > fills):
                 self.stream.missed()
@@ -427,7 +435,8 @@ class LiveBroker:
 
     def _longest(self, child: _Child) -> float:
         """The longest pause before a child is looked at again."""
-        told = self.stream is not None and self.stream.hears and child.accepted and not child.recalled
+        there = child.accepted or child.rests
+        told = self.stream is not None and self.stream.hears and there and not child.recalled
         return RESTING_S if told else LONGEST_S
 
     def _wanted(self, child: _Child) -> Wanted:
@@ -466,6 +475,12 @@ class LiveBroker:
             reports.append(Report(submit.client_id, what, reason=truth.rejected))
         if reports or over:
             self._tell(child, reports, over)
+
+    def _works(self, child: _Child, name: str) -> None:
+        """What rests at the exchange under that name is the order of a child."""
+        if child.asked or not child.rests:
+            child.rests, child.rested, child.asked = True, True, False
+            self._tell(child, [Report(child.submit.client_id, What.ACCEPTED, fill_id=f"{SOLD}{name}")])
 
     def _sold(self, child: _Child, fills: Sequence[Fill]) -> None:
         """What rested at the exchange has sold these of a child; it is sent for the others alone."""

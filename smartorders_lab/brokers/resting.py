@@ -26,7 +26,7 @@ import os
 import secrets
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -39,7 +39,7 @@ from .venues import SECOND_NS, Failed, Fate, Fill, Wanted
 if TYPE_CHECKING:
     from ..book import Book
     from ..messages import Submit
-    from .live import LiveBroker
+    from .live import LiveBroker, _Child
 
 TURN_S, LOOK_S = 1.0, 30.0
 """How often it is seen whether something has to be moved; how often what rests is looked up if nothing is heard of it."""
@@ -173,7 +173,7 @@ class Rests:
                 rest.look_ns = 0
                 self._woken.set()
                 if rest.child:
-                    self.broker.pauses.wake(rest.child)
+                    self.broker.touched(rest.child)
 
     async def fresh(self) -> None:
         """Look at all of them now. Raises Failed."""
@@ -182,30 +182,23 @@ class Rests:
                 if not rest.over:
                     await self._look(rest)
 
-    async def sell(self, submit: Submit, tell: Callable[[list[Fill]], None], recalled: Callable[[], bool]) -> None:
-        """Let what rests answer for an exit that is about to be sent: `tell` is told of what it is filled with.
+    def of(self, submit: Submit) -> Rest | None:
+        """What rests for the level that an exit is of."""
+        level = self._level(submit)
+        return None if level is None else self._rests.get((submit.order, level))
 
-        A level is followed until it is over, or `recalled`; before any other exit all that rests of the order is taken back. Afterwards
+    async def sell(self, child: _Child) -> None:
+        """Let what rests answer for an exit that is about to be sent.
+
+        A level is followed until it is over, or recalled; before any other exit all that rests of the order is taken back. Afterwards
         the rest of the exit may be sent. While all is halted, only what has been sold is told.
         """
-        left = submit.quantity
-
-        def give(rest: Rest) -> None:
-            nonlocal left
-            fills, units = self._give(rest, submit, left)
-            left -= units
-            if fills:
-                tell(fills)
-            if rest.over and not self._unclaimed(rest):
-                self._forget(rest)
-
-        level = self._level(submit)
-        mine = None if level is None else self._rests.get((submit.order, level))
-        halted = bool(self.broker.guard.halted)
+        submit = child.submit
+        level, mine, halted = self._level(submit), self.of(submit), bool(self.broker.guard.halted)
         if mine is not None and halted:
-            give(mine)
+            self._give(mine, child)
         elif mine is not None:
-            await self._follow(mine, submit, give, lambda: left == 0 or recalled())
+            await self._follow(mine, child)
         self._hurried[submit.order] += 1
         try:
             async with self._lock(submit.order):
@@ -215,33 +208,35 @@ class Rests:
                     await asyncio.gather(*(self._take_back(rest) for rest in away))
                 for rest in self._of(submit.order):
                     if rest.over and not self._waits(rest):
-                        give(rest)
+                        self._give(rest, child)
         finally:
             self._hurried[submit.order] -= 1
 
-    async def _follow(
-        self, rest: Rest, submit: Submit, give: Callable[[Rest], None], enough: Callable[[], bool]
-    ) -> None:
+    async def _follow(self, rest: Rest, child: _Child) -> None:
         """Stay with a level that is reached, until it is over or it is enough; then it sells nothing any more."""
-        rest.child, pause = submit.client_id, 0.05
+        rest.child, pause = child.submit.client_id, 0.05
         try:
             while True:
-                async with self._lock(submit.order):
-                    give(rest)
+                seen = child.wakes
+                async with self._lock(rest.order):
+                    self._give(rest, child)
                     if rest.over:
                         return
-                    if enough():
+                    if child.over or child.recalled:
                         await self._take_back(rest)
-                        give(rest)
+                        self._give(rest, child)
                         return
                     with contextlib.suppress(Failed):
-                        await self._look(rest)
-                    give(rest)
-                if not rest.over and not enough():
-                    await self.broker.pauses.pause(pause, submit.client_id)
-                    pause = min(2 * pause, 2.0)
+                        if await self._look(rest):
+                            self.broker._works(child, rest.client_id)
+                    self._give(rest, child)
+                if child.wakes != seen:
+                    pause = 0.05
+                elif not rest.over and not child.over:
+                    await self.broker.pauses.pause(pause, rest.child)
+                    pause = min(2 * pause, self.broker._longest(child))
         finally:
-            rest.child = ""
+            rest.child, child.rests = "", False
 
     # ------------------------------------------------------------------------------------------------ one order
 
@@ -383,8 +378,8 @@ class Rests:
                 self._not_before[number, part] = broker.clock() + int(AGAIN_S * SECOND_NS)
                 log.warning("%s is not taken by %s: %s", rest, broker.venue.name, failed.reason)
 
-    async def _look(self, rest: Rest) -> None:
-        """What became of one. Raises Failed."""
+    async def _look(self, rest: Rest) -> bool:
+        """What became of one; whether it is there. Raises Failed."""
         broker, looked = self.broker, self.broker.clock()
         stop = rest.part == STOP
         truth = await broker.venue.find(rest.symbol, rest.client_id, rest.id, rest.since_ms, stop)
@@ -396,6 +391,7 @@ class Rests:
             rest.over = looked >= rest.missed_ns + broker.visibility_lag_ns
         if truth is None:
             rest.look_ns = 0
+        return truth is not None
 
     async def _take_back(self, rest: Rest) -> None:
         """Have one cancelled, until it is certain that it sells nothing any more."""
@@ -432,18 +428,22 @@ class Rests:
         begins = [(fill, max(told[fill.id], rest.given[fill.id])) for fill in rest.fills]
         return [(fill, begin) for fill, begin in begins if begin < fill.amount / increment]
 
-    def _give(self, rest: Rest, submit: Submit, left: int) -> tuple[list[Fill], int]:
-        """Fills for an exit out of what one has sold, and how much they are, `left` at most."""
-        instrument, fills, units = self.broker._instrument(submit), list[Fill](), 0
+    def _give(self, rest: Rest, child: _Child) -> None:
+        """Fill an exit with what one has sold; forget it if it has nothing more to give."""
+        instrument, fills = self.broker._instrument(child.submit), list[Fill]()
+        left = child.submit.quantity - child.sold
         for fill, begin in self._unclaimed(rest):
-            some = min(int(fill.amount / instrument.quantity_increment) - begin, left - units)
+            some = min(int(fill.amount / instrument.quantity_increment) - begin, left)
             if some > 0:
                 part = instrument.quantity(some)
                 fees = tuple((currency, cost * part / fill.amount) for currency, cost in fill.fees)
                 fills.append(fill._replace(id=f"{SOLD}{fill.id}/{begin}", amount=part, fees=fees))
                 rest.given[fill.id] = begin + some
-                units += some
-        return fills, units
+                left -= some
+        if fills:
+            self.broker._sold(child, fills)
+        if rest.over and not self._unclaimed(rest):
+            self._forget(rest)
 
     def _has_sold(self, rest: Rest) -> None:
         """Have its order ask for the exit that this is the answer to."""
