@@ -8,7 +8,8 @@ The engine knows nothing of it: a level waits until its price is there, an exit 
 the books say should be sold and where, and reserves its coins; so before an exit of the order is sent it is taken back, and proven gone.
 When it has sold, its trades are the answer to an exit: the order is told to take that level (to close, if it was the stop), and the
 child that it then asks for is filled with them, and sent for what is left alone. A level that is reached while it rests is not sent
-again: its child is the order that is there already. So ledger and events are those of an order whose levels are sent when reached.
+again: its child is the order that is there already, and the journal has it accepted as `rest:<client id>`. So ledger and events are
+those of an order whose levels are sent when reached.
 
 Each trade stands in the journal once: which part of it was given to an exit is in the name of that fill, `rest:<trade>/<where it begins>`.
 There is never more than one for a level or a stop: the next is sent when it is known that the one before can sell nothing any more. Its
