@@ -363,8 +363,10 @@ class Life:
         row = self._row(oid)
         return (int(row["entered"]) - int(row["exited"])) * STEP
 
-    def asks(self, count: int) -> None:
-        self.until(lambda: self.exchange.do(lambda: len(self.ledger.listed(open=True))) == count, f"{count} rest")
+    def open_orders(self, count: int) -> None:
+        self.until(
+            lambda: self.exchange.do(lambda: len(self.ledger.listed(open=True))) == count, f"{count} orders are open"
+        )
 
     def while_away(self, *prices: float, size: float | None = None) -> so.Session:
         """The market trades there while there is no session; then there is one again."""
@@ -379,7 +381,7 @@ class Life:
         self.start()
         {"": self._on_trigger, "levels": self._with_levels, "stops": self._with_stops}[self.rests]()
         session = self.session
-        self.asks(0)
+        self.open_orders(0)
         self.until(lambda: not [job for job in session.book.jobs.values() if job.open], "nothing is under way")
         self.events = session.events()
         ends = {order["order"]: (order["status"], order["exit_reason"]) for order in session.state()["orders"]}
@@ -400,7 +402,7 @@ class Life:
             )
         )
         self.move(150, 149)
-        self.asks(1)
+        self.open_orders(1)
         self.move(148.9, size=1)
         self.has(long, 0.9)
         self.move(148.9)
@@ -423,7 +425,7 @@ class Life:
 
         away = session.place(_buy(2, entry=_at(150)))
         self.move(150)
-        self.asks(1)
+        self.open_orders(1)
         session = self.while_away(149.9, size=1)
         self.has(away, 0.9)
         self.move(149.9)
@@ -433,7 +435,7 @@ class Life:
 
         taken_back = session.place(_buy(entry=_at(149)))
         self.move(149)
-        self.asks(1)
+        self.open_orders(1)
         session.cancel(taken_back)
         self.is_(taken_back, "CANCELLED")
 
@@ -442,12 +444,12 @@ class Life:
         long = session.place(_buy(4, take_profits=[_level(155, 50), _level(165, 50)], stop_loss=140, break_even=True))
         self.move(150)
         self.has(long, 3.9)
-        self.rests_of(long, 2)
+        self.rest(long, 2)
         session.edit(long, stop_loss=141, take_profits=[_level(156, 50), _level(165, 50)])
-        self.until(lambda: self._asked() == [156, 165], "the level is moved")
+        self.until(lambda: self._sale_prices() == [156, 165], "the level is moved")
         session.add_funds(long, quantity=1)
         self.has(long, 4.9)
-        self.rests_of(long, 2)
+        self.rest(long, 2)
         self.move(156.5, size=0.75)
         self.has(long, 4.1, 4.4)
         session = self.while_away(155, 156.5, 155, size=0.25)
@@ -460,18 +462,18 @@ class Life:
         cut = session.place(_buy(2, take_profits=[_level(165, 60), _level(170, 40)]))
         self.move(150)
         self.has(cut, 1.9)
-        self.rests_of(cut, 2)
+        self.rest(cut, 2)
         session.reduce_funds(cut, quantity="0.5")
         self.has(cut, 0, 1.6)
-        self.rests_of(cut, 2)
+        self.rest(cut, 2)
         session.close_at_market(cut)
         self.is_(cut, "CLOSED")
-        self.asks(0)
+        self.open_orders(0)
 
         away = session.place(_buy(2, take_profits=[_level(155, 100)]))
         self.move(150)
         self.has(away, 1.9)
-        self.rests_of(away, 1)
+        self.rest(away, 1)
         session = self.while_away(156)
         self.is_(away, "CLOSED")
 
@@ -480,39 +482,39 @@ class Life:
         long = session.place(_buy(4, take_profits=[(160, 50), (175, 50)], stop_loss=140, trailing_stop="3%"))
         self.move(150)
         self.has(long, 3.9)
-        self.rests_of(long, 1)
+        self.rest(long, 1)
         self.move(155)
-        self.until(lambda: self._asked(148), "the stop at the exchange follows")
+        self.until(lambda: self._sale_prices(148), "the stop at the exchange follows")
         session.add_funds(long, quantity=1)
         self.has(long, 4.9)
-        self.rests_of(long, 1)
+        self.rest(long, 1)
         self.move(160.5)
         self.is_(long, "PARTIALLY_CLOSED")
-        self.until(lambda: self._asked(153), "what is left is protected")
+        self.until(lambda: self._sale_prices(153), "what is left is protected")
         session = self.while_away(152)
         self.is_(long, "CLOSED", "STOPPED")
 
         cut = session.place(_buy(2, stop_loss=145))
         self.has(cut, 1.9)
-        self.rests_of(cut, 1)
+        self.rest(cut, 1)
         session.reduce_funds(cut, quantity="0.5")
         self.has(cut, 0, 1.6)
-        self.rests_of(cut, 1)
+        self.rest(cut, 1)
         self.move(144.5)
         self.is_(cut, "STOPPED")
 
         closed = session.place(_buy(2, stop_loss=135))
         self.has(closed, 1.9)
-        self.rests_of(closed, 1)
+        self.rest(closed, 1)
         session.close_at_market(closed)
         self.is_(closed, "CLOSED")
 
-    def _asked(self, above: float = 0) -> list[Decimal]:
+    def _sale_prices(self, above: float = 0) -> list[Decimal]:
         """The prices above one, at which something would be sold."""
         prices = (price for price, _ in self._sales())
         return sorted(price for price in prices if price > above)
 
-    def rests_of(self, oid: int, count: int) -> None:
+    def rest(self, oid: int, count: int) -> None:
         """So many rest, for all that an order holds."""
 
         def all_of_it() -> bool:

@@ -60,17 +60,22 @@ RESTING = [
     ("stops", "coinbase", "closed after", "cancel", 2),
 ]
 """The same with levels, or protective stops, that rest at the exchange."""
+RESTING_ENDS = {
+    "levels": [[0, "STOPPED", "break_even"], [1, "CLOSED", "close_at_market"], [2, "CLOSED", "take_profit"]],
+    "stops": [[0, "CLOSED", "close_at_market"], [1, "STOPPED", "stop_loss"], [2, "CLOSED", "close_at_market"]],
+    "stops at a limit": [
+        [0, "STOPPED", "trailing_stop"],
+        [1, "STOPPED", "stop_loss"],
+        [2, "CLOSED", "close_at_market"],
+    ],
+}
+"""How its orders end; a market that falls past the limit of a stop leaves the sale to the session."""
 
 
 @pytest.mark.parametrize(("rests", "venue", "fault", "kind", "nth"), RESTING)
 def test_a_fault_changes_nothing_of_what_rests(rests: str, venue: str, fault: str, kind: str, nth: int) -> None:
-    first = ["STOPPED", "break_even"] if rests == "levels" else ["CLOSED", "close_at_market"]
-    if rests == "stops" and FACTS[venue].stop == "limit":
-        first = ["STOPPED", "trailing_stop"]  # the market has passed it by
-    rest = [["CLOSED", "close_at_market"], ["CLOSED", "take_profit"]]
-    if rests == "stops":
-        rest = [["STOPPED", "stop_loss"], ["CLOSED", "close_at_market"]]
-    done = run(venue, fault, nth, [[n, *end] for n, end in enumerate([first, *rest])], kind, rests)
+    ends = RESTING_ENDS["stops at a limit" if rests == "stops" and FACTS[venue].stop == "limit" else rests]
+    done = run(venue, fault, nth, ends, kind, rests)
     assert not done.violation, done.violation
     assert done.met == kind
 
