@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "actions": ("Action", "open_now", "edit", "add_funds", "reduce_funds", "take_profit", "close_at_market", "cancel"),
+    "actions": (
+        "Action",
+        "open_now",
+        "edit",
+        "add_funds",
+        "reduce_funds",
+        "take_profit",
+        "stop_out",
+        "close_at_market",
+        "cancel",
+    ),
     "entries": ("random_entries",),
     "errors": (
         "SmartOrdersError",
@@ -67,7 +77,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *_MODULE]
 
 if TYPE_CHECKING:
-    from .actions import Action, add_funds, cancel, close_at_market, edit, open_now, reduce_funds, take_profit
+    from .actions import Action, add_funds, cancel, close_at_market, edit, open_now, reduce_funds, stop_out, take_profit
     from .entries import random_entries
     from .errors import (
         ActionError,

@@ -16,7 +16,7 @@ from .fields import Number
 from .spec import Part, SmartOrder, living_order
 from .times import instant_ns, instant_text
 
-Kind = Literal["open_now", "edit", "add_funds", "reduce_funds", "take_profit", "close_at_market", "cancel"]
+Kind = Literal["open_now", "edit", "add_funds", "reduce_funds", "take_profit", "stop_out", "close_at_market", "cancel"]
 EDITABLE_WHEN_ACTIVE = frozenset(
     {"stop_loss", "trailing_stop", "break_even", "take_profits", "trailing_take_profit", "max_hold", "entry_expiry"}
 )
@@ -127,6 +127,11 @@ def reduce_funds(
 def take_profit(order: int = 0, at: Any = None, *, level: int, version: int | None = None) -> Action:
     """Send what level `level` (1 is TP1) would sell, as if its price had been reached."""
     return Action(kind="take_profit", order=order, at=_time(at), level=level, version=version)
+
+
+def stop_out(order: int = 0, at: Any = None, *, version: int | None = None) -> Action:
+    """Sell everything at market now, as if the effective stop had been reached; the end is told as that stop's."""
+    return Action(kind="stop_out", order=order, at=_time(at), version=version)
 
 
 def close_at_market(order: int = 0, at: Any = None, *, version: int | None = None) -> Action:

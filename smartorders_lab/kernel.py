@@ -79,6 +79,7 @@ from .position import (
     entry_open,
     entry_recallable,
     exit_leg,
+    fast_role,
     fire_break_even,
     first_level,
     free,
@@ -452,11 +453,10 @@ def watch_stop(row, legs, fills, now, out):
     x = now.x
     if row.closing == 0 and held(row) > in_flight(row, legs, True):
         fast = max(row.even_x, row.trail_x)
-        fast_role = EVEN_STOP if row.even_x >= row.trail_x else TRAILING_STOP
         emergency = x <= row.emergency_x
         if row.timeout > 0:
             if x <= fast and (not emergency or fast > row.emergency_x):
-                decide_exit(row, legs, fills, now, out, fast_role, met_falling(now, fast), 0)
+                decide_exit(row, legs, fills, now, out, fast_role(row), met_falling(now, fast), 0)
             elif emergency:
                 decide_exit(row, legs, fills, now, out, STOP_LOSS, met_falling(now, row.emergency_x), 0)
             elif row.timer != NONE and now.ts >= row.timer + row.timeout:
@@ -475,7 +475,7 @@ def watch_stop(row, legs, fills, now, out):
                 )
                 decide_exit(row, legs, fills, now, out, STOP_LOSS, met_falling(now, row.stop_x), as_limit)
             else:
-                decide_exit(row, legs, fills, now, out, fast_role, met_falling(now, fast), 0)
+                decide_exit(row, legs, fills, now, out, fast_role(row), met_falling(now, fast), 0)
     if row.closing and row.exit_limit and row.status < S_CLOSED and x <= row.emergency_x:
         escalate(row, legs, fills, now, out, STOP_LOSS, met_falling(now, row.emergency_x))
 

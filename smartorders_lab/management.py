@@ -1,4 +1,4 @@
-"""Actions on a living order: open now, edit, add, reduce, close, cancel (docs/rules.md, section Actions).
+"""Actions on a living order: open now, edit, add, reduce, take profit, stop out, close, cancel (docs/rules.md, section Actions).
 
 Arguments that recur: `row`, `legs` the order and the table of legs; `fills` the fill model; `now` the moment (rows.NOW); `out` the
 events. Prices are mirrored (`x = side · price`): a short is a long in a mirror, and each rule stands here once.
@@ -37,6 +37,8 @@ from .codes import (
     R_TRIGGER,
     REDUCE,
     REJECTED,
+    STOP_LOSS,
+    STOP_OUT,
     TAKE_PROFIT,
     TRAILING_TP,
     TRIGGERED,
@@ -49,9 +51,11 @@ from .position import (
     cancel_entry,
     cancel_exits,
     cancel_open,
+    effective_stop,
     emit,
     even_price,
     exit_leg,
+    fast_role,
     fire_break_even,
     first_level,
     free,
@@ -84,7 +88,7 @@ def command(rows, i, legs, edits, edit_legs, backup, fills, now, out, command):
     role = command.role
     if command.version >= 0 and command.version != row.seq:
         refuse(row, now, out, command, R_STALE)
-    elif row.cancelling or (row.closing and role != CLOSE and role != CANCEL):
+    elif row.cancelling or (row.closing and role != CLOSE and role != STOP_OUT and role != CANCEL):
         refuse(row, now, out, command, R_CLOSING)
     elif role == OPEN_NOW:
         open_now(row, legs, fills, now, out, command)
@@ -102,15 +106,8 @@ def command(rows, i, legs, edits, edit_legs, backup, fills, now, out, command):
             reduce_funds(row, legs, fills, now, out, command)
     elif role == TAKE_PROFIT:
         take_level(row, legs, fills, now, out, command)
-    elif role == CLOSE:
-        if row.bought == 0:
-            refuse(row, now, out, command, R_STATUS)
-        else:
-            take(row, now, out, command, 0)
-            if not row.closing:
-                decide_exit(row, legs, fills, now, out, CLOSE, now.last, 0)
-            elif row.exit_limit:
-                escalate(row, legs, fills, now, out, CLOSE, now.last)
+    elif role == CLOSE or role == STOP_OUT:
+        leave(row, legs, fills, now, out, command)
     else:
         take(row, now, out, command, 0)
         row.cancelling = 1
@@ -274,6 +271,22 @@ def take_level(row, legs, fills, now, out, command):
         send(row, legs, fills, now, j, now.last, quantity)
         return
     refuse(row, now, out, command, R_STATUS)
+
+
+@rare
+def leave(row, legs, fills, now, out, command):
+    """Sell everything at market: by the user's decision, or as the effective stop would."""
+    role = CLOSE
+    if command.role == STOP_OUT:
+        role = STOP_LOSS if row.stop_x == effective_stop(row) else fast_role(row)
+    if row.bought == 0 or (command.role == STOP_OUT and effective_stop(row) == NONE):
+        refuse(row, now, out, command, R_STATUS)
+    else:
+        take(row, now, out, command, 0)
+        if not row.closing:
+            decide_exit(row, legs, fills, now, out, role, now.last, 0)
+        elif row.exit_limit:
+            escalate(row, legs, fills, now, out, role, now.last)
 
 
 @rare

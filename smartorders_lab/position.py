@@ -25,6 +25,7 @@ from .codes import (
     S_PENDING,
     TAKER,
     TOLD_CANCELLED,
+    TRAILING_STOP,
 )
 from .exact import ceil_rate, floor_rate, ratio, share
 from .jit import kernel, rare
@@ -41,6 +42,12 @@ def held(row):
 def effective_stop(row):
     """The tightest of the stops that stand; NONE if there is none."""
     return max(row.stop_x, max(row.even_x, row.trail_x))
+
+
+@kernel
+def fast_role(row):
+    """Which of break-even and trailing stop is the tighter."""
+    return EVEN_STOP if row.even_x >= row.trail_x else TRAILING_STOP
 
 
 @kernel

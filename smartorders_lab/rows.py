@@ -63,6 +63,7 @@ class Role(IntEnum):
     OPEN_NOW = 11
     EDIT = 12
     CANCEL = 13
+    STOP_OUT = 14
 
 
 class Reason(IntEnum):

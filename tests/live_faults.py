@@ -492,7 +492,7 @@ class Life:
         self.is_(long, "PARTIALLY_CLOSED")
         self.until(lambda: self._sale_prices(153), "what is left is protected")
         session = self.while_away(152)
-        self.is_(long, "CLOSED", "STOPPED")
+        self.is_(long, "STOPPED")
 
         cut = session.place(_buy(2, stop_loss=145))
         self.has(cut, 1.9)

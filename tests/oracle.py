@@ -565,8 +565,10 @@ class Replay:
             return "stale_version"
         if self.closing == "cancelled":
             return "closing"
+        if action.kind == "stop_out" and self.effective_stop() is None:
+            return "wrong_status"
         if self.closing:
-            return None if action.kind in ("close_at_market", "cancel") else "closing"
+            return None if action.kind in ("stop_out", "close_at_market", "cancel") else "closing"
         if pending and self.sent_already(action):
             return "wrong_status"
         if action.kind == "open_now" and (not pending or self.opening):
@@ -671,6 +673,11 @@ class Replay:
         self.note("action", "close_at_market")
         if not self.closing or self.exit_limit is not None:
             self.decide_exit("close_at_market", self.last or self.tick.price, None)
+
+    def do_stop_out(self, action: Action) -> None:
+        self.note("action", "stop_out")
+        if not self.closing or self.exit_limit is not None:
+            self.decide_exit(self.tightest(self.stop_parts())[1], self.last or self.tick.price, None)
 
     def do_cancel(self, action: Action) -> None:
         self.note("action", "cancel")

@@ -33,6 +33,7 @@ ACTIONS = {
     "add": "add_funds",
     "reduce": "reduce_funds",
     "take": "take_profit",
+    "stop": "stop_out",
     "close": "close_at_market",
     "cancel": "cancel",
     "edit": "edit",

@@ -23,7 +23,7 @@ from smartorders_lab.spec import BreakEven, Entry, SmartOrder, StopLoss, TakePro
 SPOT, PERPETUAL = "BTC/USDT", "BTC/USDT:USDT"
 BEGIN = 1_699_999_980 * 10**9
 """The time (ns) at which every tape begins; a whole minute, so that small polling intervals divide it."""
-KINDS = ["open_now", "add_funds", "reduce_funds", "take_profit", "close_at_market", "cancel", "edit"]
+KINDS = ["open_now", "add_funds", "reduce_funds", "take_profit", "stop_out", "close_at_market", "cancel", "edit"]
 RATES = ["1%", "2%", "3%", "5%", "10%"]
 SIZES = [
     [100], [50, 50], [40, 35, 25], [25, 25, 25, 25], [10, 20, 30, 40], [33, 33, 34], [60], [30, 30], [1, 99], [50, 25],

@@ -62,20 +62,14 @@ RESTING = [
 """The same with levels, or protective stops, that rest at the exchange."""
 RESTING_ENDS = {
     "levels": [[0, "STOPPED", "break_even"], [1, "CLOSED", "close_at_market"], [2, "CLOSED", "take_profit"]],
-    "stops": [[0, "CLOSED", "close_at_market"], [1, "STOPPED", "stop_loss"], [2, "CLOSED", "close_at_market"]],
-    "stops at a limit": [
-        [0, "STOPPED", "trailing_stop"],
-        [1, "STOPPED", "stop_loss"],
-        [2, "CLOSED", "close_at_market"],
-    ],
+    "stops": [[0, "STOPPED", "trailing_stop"], [1, "STOPPED", "stop_loss"], [2, "CLOSED", "close_at_market"]],
 }
-"""How its orders end; a market that falls past the limit of a stop leaves the sale to the session."""
+"""How its orders end."""
 
 
 @pytest.mark.parametrize(("rests", "venue", "fault", "kind", "nth"), RESTING)
 def test_a_fault_changes_nothing_of_what_rests(rests: str, venue: str, fault: str, kind: str, nth: int) -> None:
-    ends = RESTING_ENDS["stops at a limit" if rests == "stops" and FACTS[venue].stop == "limit" else rests]
-    done = run(venue, fault, nth, ends, kind, rests)
+    done = run(venue, fault, nth, RESTING_ENDS[rests], kind, rests)
     assert not done.violation, done.violation
     assert done.met == kind
 

@@ -99,9 +99,10 @@ def test_it_sells_while_nobody_is_there(venue: str, tmp_path: Path) -> None:
         one.exchange.do(lambda: one.server.move(SOL, 143))
         assert one.stops() == [(1, 98)], "it has sold"
         session = one.start()
-        one.is_(oid, "STOPPED", "CLOSED")
+        one.is_(oid, "STOPPED")
         assert not one.session.broker.guard.halted, "nothing is missing from the account"
         assert session.order(oid)["exit_price"] == "143"
+        assert session.order(oid)["exit_reason"] == "stop_loss"
         one.protected("1", "98")
         one.move(144)
         assert len(one.exchange.do(lambda: one.ledger.fills)) == 3, "and nothing else was"
@@ -120,7 +121,7 @@ def test_it_fires_before_the_session_can(venue: str, tmp_path: Path) -> None:
         oid = one.bought("4", stop_loss=146)
         one.protected("4", "143.08")
         one.move(143)  # beyond both: the exchange is there first
-        one.until(lambda: one.session.order(oid)["status"] in ("STOPPED", "CLOSED"), "the position is over")
+        one.is_(oid, "STOPPED")
         one.true()
         assert len(one.exchange.do(lambda: one.ledger.fills)) == 2, "bought once, sold once"
 
@@ -131,7 +132,35 @@ def test_it_fires_while_the_session_sees_no_price(tmp_path: Path) -> None:
         one.protected("4", "143.08")
         one.server.mute = True
         one.exchange.do(lambda: one.server.move(SOL, 143))
+        one.is_(oid, "STOPPED")
+        assert one.session.order(oid)["exit_reason"] == "stop_loss"
+        one.true()
+
+
+def test_it_is_told_as_the_stop_that_it_stood_in_for(tmp_path: Path) -> None:
+    with desk("kraken", tmp_path) as one:
+        even = one.bought("4", stop_loss=140, take_profits=[(155, 50), (200, 50)], break_even=True)
+        one.move(155.5)
+        one.protected("2", "147")
+        one.session.close()
+        one.exchange.do(lambda: one.server.move(SOL, 146))
+        one.start()
+        one.is_(even, "STOPPED")
+        assert one.session.order(even)["exit_reason"] == "break_even"
+        one.true()
+
+
+def test_it_fires_although_an_edit_has_taken_the_stop_away(tmp_path: Path) -> None:
+    with desk("binance", tmp_path) as one:
+        oid = one.bought("4", stop_loss=146, take_profits=[(200, 100)])
+        one.protected("4", "143.08")
+        one.server.mute = True
+        one.session.halt()  # what rests stays
+        one.session.edit(oid, stop_loss=None)
+        one.exchange.do(lambda: one.server.move(SOL, 143))
+        one.session.release()
         one.is_(oid, "CLOSED")
+        assert one.session.order(oid)["exit_reason"] == "close_at_market"
         one.true()
 
 
@@ -150,7 +179,7 @@ def test_what_it_sold_in_part_and_what_it_did_not(tmp_path: Path) -> None:
 
         def over() -> bool:  # what is left is sold with the ticks that come
             one.move(143.1)
-            return one.session.order(oid)["status"] in ("STOPPED", "CLOSED")
+            return one.session.order(oid)["status"] == "STOPPED"
 
         one.until(over, "the position is over")
         one.true()

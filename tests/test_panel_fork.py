@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from smartorders_lab.serve import Server, discovery_path
 
 pytest.importorskip("anywidget")
 
+from smartorders_lab.actions import Kind
 from smartorders_lab.life import Course, kept, life_of, seen
 from smartorders_lab.panel.fork import Fork, did, rows_of, table_html
 
@@ -134,6 +135,13 @@ def test_what_was_done_by_hand_is_done_again_or_not() -> None:
         actions = kept(life.order, changed, life.actions)
         edit = next(action for action in actions if action.kind == "edit")
         assert edit.changes.keys() == {"break_even"}  # what is set by hand in the fork is not edited away
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_action_has_words(kind: str) -> None:
+    needs = {"add_funds": {"quantity": 1}, "reduce_funds": {"quantity": 1}, "take_profit": {"level": 1}}
+    needs["edit"] = {"changes": {"stop_loss": 90}}
+    assert did((so.Action(kind=kind, at=0, **needs.get(kind, {})),) * 2).endswith(" 2 times")
 
 
 def test_an_edit_of_nothing_but_what_is_changed_is_left_out() -> None:

@@ -297,7 +297,7 @@ class Rests:
             if job.order == number and job.open and not job.submit.opens
         )
         free = int(row["entered"] - row["exited"]) - leaving
-        stop = max(int(row["stop_x"]), int(row["even_x"]), int(row["trail_x"]))
+        stop = _stop(row)
         if free <= 0 or last <= stop:
             return {}
         found: dict[int, tuple[int, int]] = {}
@@ -459,7 +459,8 @@ class Rests:
         log.warning("%s has sold at %s", rest, self.broker.venue.name)
         with contextlib.suppress(ActionError):  # it is closing already
             if rest.part == STOP:
-                book.act(rest.order, "close_at_market")
+                stops = _stop(book.rows(rest.order)[0][0]) > NONE
+                book.act(rest.order, "stop_out" if stops else "close_at_market")
             elif self._waits(rest):
                 book.act(rest.order, "take_profit", level=rest.part + 1)
 
@@ -502,3 +503,8 @@ class Rests:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _stop(row: Any) -> int:
+    """The effective stop of an order, in increments; NONE: it has none."""
+    return max(int(row["stop_x"]), int(row["even_x"]), int(row["trail_x"]))

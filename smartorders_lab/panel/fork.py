@@ -39,6 +39,8 @@ _WORDS = {
     "add_funds": "funds added",
     "reduce_funds": "funds reduced",
     "open_now": "opened by hand",
+    "take_profit": "level taken",
+    "stop_out": "stopped out",
     "close_at_market": "closed at market",
     "cancel": "cancelled",
 }

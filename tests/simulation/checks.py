@@ -309,7 +309,7 @@ class Checks:
             track.evens = 0
         if kind == Kind.ACTION and role == Role.ADD_FUNDS:
             track.added += event[E["quantity"]]
-        if kind == Kind.ACTION and role in (Role.CANCEL, Role.CLOSE_AT_MARKET):
+        if kind == Kind.ACTION and role in (Role.CANCEL, Role.STOP_OUT, Role.CLOSE_AT_MARKET):
             track.user_ends = True
         if kind == Kind.FILLED and role in (Role.TAKE_PROFIT, Role.TRAILING_TAKE_PROFIT):
             track.levels += 1

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from smartorders_lab.actions import Kind as Action
 from smartorders_lab.rows import EVENT
 
 from .checks import Violation
@@ -42,10 +43,7 @@ SOMETIMES = (
     *(f"end: closed/{n}" for n in (2, 3, 7, 8)),
     *(f"end: stopped/{n}" for n in (4, 5, 6)),
     *(f"end: cancelled/{n}" for n in (13, 14, 15)),
-    *(
-        f"user: {name}"
-        for name in ("open_now", "edit", "add_funds", "reduce_funds", "close_at_market", "cancel", "StaleVersion")
-    ),
+    *(f"user: {name}" for name in (*get_args(Action), "StaleVersion")),
 )
 """What has to come about in some seed, or the simulation does not test what it says."""
 _PAPER_ONLY = ("fault: submit", "fault: cancel twice", "fault: query", "fault: match", "fault: report", "fault: broker")

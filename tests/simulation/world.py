@@ -576,6 +576,7 @@ class World:
                 "add_funds",
                 "reduce_funds",
                 "take_profit",
+                "stop_out",
                 "close_at_market",
                 "cancel",
             ]
