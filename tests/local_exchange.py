@@ -84,10 +84,11 @@ class LocalExchange:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-            for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
-                if (transport.get_extra_info("sockname") or ("", 0))[1] == self.port:
-                    transport.abort()  # in the middle of its handshake aiohttp does not know it yet
-            await asyncio.sleep(0)
+            for _ in range(5):  # one that was just accepted becomes a transport some turns later
+                for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
+                    if (transport.get_extra_info("sockname") or ("", 0))[1] == self.port:
+                        transport.abort()  # in the middle of its handshake aiohttp does not know it yet
+                await asyncio.sleep(0)
 
     async def restart(self) -> None:
         await self.down()

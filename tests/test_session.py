@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -445,12 +445,14 @@ def test_what_cannot_start_leaves_the_store_free(tmp_path: Path) -> None:
             session.orders()
 
 
-def test_an_interrupt_while_it_starts_ends_it(tmp_path: Path) -> None:
+def test_an_interrupt_while_it_starts_ends_it(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     class Interrupting(Other):
         async def open(self) -> None:
-            _thread.interrupt_main()
+            os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(0.2)
 
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored by what it runs beside
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     with pytest.raises(KeyboardInterrupt):
         so.paper(feed=Interrupting(), store=tmp_path / "lab.duckdb")  # type: ignore[arg-type]
     with so.paper(feed=Other(), store=tmp_path / "lab.duckdb") as session:  # type: ignore[arg-type]

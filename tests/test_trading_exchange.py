@@ -741,7 +741,7 @@ def test_streams_that_misbehave(venue: str) -> None:
             b.server.move(SOL, "139", "0.35")
             await until(lambda: len(trades.seen) >= 5)
             assert trades.seen[-1][1] == 0.35
-            assert orders.seen[-1] == ("so1", "closed", 1)
+            await until(lambda: orders.seen[-1] == ("so1", "closed", 1))
 
     run(job)
 
