@@ -17,8 +17,8 @@ BIN := $(VENV)/bin
 # compiles the kernel once, so that test workers find it in the cache instead of each compiling it
 WARM_UP := import smartorders_lab as so; so.replay(so.SmartOrder(symbol="A/B", side="buy", quantity=1, \
 	stop_loss="-5%"), so.Ticks.from_arrays([1, 2], [10.0, 10.5], unit="ns"))
-# test workers: one more than the cores of a small machine, since many tests wait
-WORKERS ?= 3
+# test workers; the suite is bound by CPU
+WORKERS ?= 2
 # also run as plain Python, without the compiler between the rules and the test
 WITHOUT_JIT ?= tests/test_rules.py tests/test_kernel.py
 NOTEBOOK_TIMEOUT ?= 120

@@ -995,11 +995,14 @@ class Session:
             work.close()
             raise ActionError("a call from the session's own thread would wait for itself; call from another one")
         with self._calling:
-            if self._refuses or self.error is not None or self._over.is_set():
-                work.close()
-                raise self._is_over()
-            call = asyncio.run_coroutine_threadsafe(self._guarded(work), self._loop)
-            self._calls.add(call)
+            refuses = self._refuses or self.error is not None or self._over.is_set()
+            if not refuses:
+                call = asyncio.run_coroutine_threadsafe(self._guarded(work), self._loop)
+                self._calls.add(call)
+        if refuses:
+            work.close()
+            self._over.wait(_FAREWELL_S)  # who hears that it is stopped finds it stopped
+            raise self._is_over()
         try:
             return call.result()
         except CancelledError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -635,6 +637,20 @@ def test_closing_ends_calls_that_wait_for_the_feed() -> None:
     assert [type(error) for error in errors] == [so.StoreError] * 3
     assert "was stopped before this call was done" in str(errors[0])
     assert not session.book.specs
+
+
+def test_who_hears_that_it_is_stopped_finds_it_stopped() -> None:
+    class Lingering(Other):
+        async def close(self) -> None:
+            await asyncio.sleep(0.2)
+
+    session = so.paper(feed=Lingering())  # type: ignore[arg-type]
+    closing = threading.Thread(target=session.close)
+    closing.start()
+    with pytest.raises(so.StoreError, match="is stopped"):
+        deque((session.state() for _ in itertools.count()), maxlen=0)
+    assert session.status == "stopped"
+    closing.join()
 
 
 def test_calls_while_it_is_closed() -> None:
