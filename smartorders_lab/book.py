@@ -59,7 +59,7 @@ _WHY = {
     "wrong_status": "its status does not allow that",
     "too_large": "more than is free to be sold, or than was planned",
     "would_trigger": "it would trigger at once on the last price; use force=True to have that",
-    "closing": "the order is being closed; only stop_out, close_at_market and cancel are taken",
+    "closing": "the order is being closed; only close_at_market and cancel are taken",
     "too_many": "more levels than an order can have",
     "no_size": "it comes to less than one increment",
 }
