@@ -38,7 +38,8 @@ from smartorders_lab.session import Session
 
 SOL, ETH, SWAP = local_exchange.SYMBOLS
 SIDES = ("buy", "sell")
-QUICK: dict[str, Any] = {"pause": "1ms", "poll_interval": "20ms", "late_after": "1s"}
+QUICK: dict[str, Any] = {"pause": "1ms", "poll_interval": "20ms", "late_after": "20s"}
+"""No trade is late for a machine that has stood still for a while: no entry would be opened on it."""
 
 
 async def goodbye() -> None:

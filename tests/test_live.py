@@ -83,7 +83,8 @@ class Desk:
         end = time.monotonic() + seconds
         while not condition():
             assert self.session.error is None, self.session.error
-            assert time.monotonic() < end, (why, self.session.state()["orders"])
+            if time.monotonic() > end:
+                pytest.fail(f"not {why} in {seconds} s: {json.dumps(self.session.state(), default=str)}")
             time.sleep(0.01)
 
     def is_(self, oid: int, *states: str) -> None:
