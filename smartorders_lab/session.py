@@ -796,11 +796,15 @@ class Session:
             await self.broker.end()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have a broker's work done beside; a mistake in it stops the session."""
+        """Have a broker's work done beside; a mistake in it stops the session, and so does work that somebody else breaks off."""
 
         def over(task: asyncio.Task[None]) -> None:
             self._workers.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.cancelled():
+                if not self._left:  # an order would be followed by nobody
+                    why = "work on an order was broken off; nothing is traded on; start again: it goes on from there"
+                    self._fail(ExchangeError(f"{self.feed.name}: {why}"))
+            elif (error := task.exception()) is not None:
                 self._fail(error)
 
         task = asyncio.get_running_loop().create_task(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import dataclasses
@@ -135,6 +136,22 @@ def at(price: Any) -> so.Entry:
 
 
 # ---------------------------------------------------------------------------------------------------- whole lives
+
+
+def test_an_order_that_nobody_follows_stops_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk("binance", tmp_path) as one:
+
+        async def cut(*_: Any) -> None:
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(one.session.broker.venue, "find", cut)
+        one.session.place(buy())
+        one.exchange.do(lambda: one.server.move(SOL, 150))
+        with pytest.raises(ExchangeError, match=r"binance: work on an order was broken off; .* start again"):
+            one.session.wait(60)
+        monkeypatch.undo()
+        one.start()
+        one.is_(0, "ACTIVE")
 
 
 @pytest.mark.parametrize("venue", FACTS)
