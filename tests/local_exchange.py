@@ -82,13 +82,17 @@ class LocalExchange:
         """Stop listening; every connection is cut."""
         self.drop()
         if self._runner is not None:
+            self._abort()  # now that aiohttp still holds those which it cannot close: they have heard the end while it did not read
             await self._runner.cleanup()
             self._runner = None
             for _ in range(5):  # one that was just accepted becomes a transport some turns later
-                for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
-                    if (transport.get_extra_info("sockname") or ("", 0))[1] == self.port:
-                        transport.abort()  # in the middle of its handshake aiohttp does not know it yet
+                self._abort()  # in the middle of its handshake aiohttp does not know it yet
                 await asyncio.sleep(0)
+
+    def _abort(self) -> None:
+        for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
+            if (transport.get_extra_info("sockname") or ("", 0))[1] == self.port:
+                transport.abort()
 
     async def restart(self) -> None:
         await self.down()
