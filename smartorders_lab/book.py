@@ -889,7 +889,7 @@ class Book:
     def _commit(self) -> None:
         if self._past is not None:
             return
-        if self._events and not self._entries:
+        if self._events:  # never before the ticks that they came with, also where a report has waited for this
             for market in self.markets.values():
                 self._note_ticks(market)
         if not self._entries and not self._events:
