@@ -74,25 +74,24 @@ class LocalExchange:
         app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=_server_side(), reuse_address=True)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self._listening = socket.create_server(("127.0.0.1", self.port))
+        await web.SockSite(self._runner, self._listening, ssl_context=_server_side()).start()
+        self.port = self._listening.getsockname()[1]
 
     async def down(self) -> None:
         """Stop listening; every connection is cut."""
         self.drop()
         if self._runner is not None:
-            self._abort()  # now that aiohttp still holds those which it cannot close: they have heard the end while it did not read
+            # Who is accepted in the turn in which a server closes is forgotten unclosed by asyncio, so nobody is.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listening.fileno())
+            await asyncio.sleep(0)
+            # aiohttp cannot close all: some are in the middle of their handshake, or have heard the end while they did not read.
+            for transport in list(getattr(loop, "_transports", {}).values()):
+                if (transport.get_extra_info("sockname") or ("", 0))[1] == self.port:
+                    transport.abort()
             await self._runner.cleanup()
             self._runner = None
-            for _ in range(5):  # one that was just accepted becomes a transport some turns later
-                self._abort()  # in the middle of its handshake aiohttp does not know it yet
-                await asyncio.sleep(0)
-
-    def _abort(self) -> None:
-        for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
-            if (transport.get_extra_info("sockname") or ("", 0))[1] == self.port:
-                transport.abort()
 
     async def restart(self) -> None:
         await self.down()

@@ -404,6 +404,41 @@ def test_a_fill_beyond_the_order_stops_everything() -> None:
         hand.feed(100)
 
 
+class Silent:
+    """Says nothing to what opens a position after the first; what became of it comes by itself."""
+
+    def __init__(self, broker: PaperBroker):
+        self._broker, self.sent = broker, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def submit(self, submit: Submit) -> list[Report]:
+        self.sent.append(submit.client_id)
+        return self._broker.submit(submit) if len(self.sent) == 1 else []
+
+    def query(self, client_id: str) -> list[Report]:
+        return [Report(client_id, What.UNKNOWN)] if client_id in self.sent[1:] else self._broker.query(client_id)
+
+
+def test_ticks_are_durable_before_what_came_of_them_also_when_a_report_waits() -> None:
+    """A report without an event waits for the next commit; ticks may then bring an event before anything else is written."""
+    hand = Hand(Silent).feed(100)
+    hand.place(stop_loss=so.StopLoss(target=90, timeout="1h"))
+    hand.feed(100)
+    hand.place(stop_loss=50)
+    hand.feed(100)
+    assert len(hand.broker.sent) == 2
+    hand.book.hear([Report(hand.broker.sent[1], What.ACCEPTED)])
+    written = hand.journal.last
+    hand.feed(85)
+    assert ("timer_started", "stop_loss", "none") in hand.told(), "an event, and nobody was asked"
+    assert [kind for at, kind, _ in hand.journal.entries() if at > written] == ["report", "ticks"]
+    before = hand.journal.events().tobytes()
+    hand.book = hand.start()
+    assert hand.journal.events().tobytes() == before
+
+
 def test_a_journal_of_another_format() -> None:
     journal = MemoryJournal({"format": 99, "fills": {}, "poll_ns": 0, "outlier": None})
     with pytest.raises(StoreError, match="has format 99, this version writes 1"):
