@@ -385,11 +385,12 @@ def test_a_silent_peer_is_given_up(pinging: bool) -> None:
 
 def test_a_quiet_market_is_not_stale() -> None:
     async def quiet() -> None:
-        async with serving("gate") as server, feeding(server, stale_after="400ms") as (feed, reader):
+        async with serving("gate") as server, feeding(server, stale_after="4s") as (feed, reader):
             await feed.start(SOL)
             await connected(server, reader)
             looks = len(server.log)
-            await until(lambda: len(server.log) > looks + 3)  # one for each time of staleness
+            await asyncio.sleep(5)
+            assert len(server.log) > looks
             assert not reader.said("stale")
             assert server.connected["gate"] == 1
 
@@ -417,7 +418,7 @@ def test_a_subscription_that_died_is_found_and_made_anew() -> None:
     """The socket answers pings, the venue has forgotten what it was asked for."""
 
     async def forgotten() -> None:
-        async with serving("bybit") as server, feeding(server, stale_after="400ms") as (feed, reader):
+        async with serving("bybit") as server, feeding(server, stale_after="6s") as (feed, reader):
             await feed.start(SOL)
             trades = await connected(server, reader)
             for connection in server.sockets:
@@ -808,7 +809,7 @@ def test_stale_and_live_again() -> None:
     run(stale)
 
 
-@pytest.mark.parametrize("stale_after", ["1s", "60s"])
+@pytest.mark.parametrize("stale_after", ["2500ms", "60s"])
 def test_rest_stands_in_while_there_is_no_stream(stale_after: str) -> None:
     async def alone() -> None:
         async with serving("kraken") as server, feeding(server, stale_after=stale_after) as (feed, reader):
@@ -823,7 +824,7 @@ def test_rest_stands_in_while_there_is_no_stream(stale_after: str) -> None:
             for _ in range(3):
                 trades += server.publish(2)
                 await reader.has(trades)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1)
             feed.client.watch_trades = watch
             await server.subscribed()
             trades += server.publish(2)
