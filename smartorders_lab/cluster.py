@@ -69,8 +69,16 @@ def evaluate_parts(client: Any, parts: Sequence[Part], job: Job) -> Iterator[Res
     folder = str(Path(job.folder).absolute()) if job.folder else ""
     todo = {part.number: part for part in parts}
     work = Work(replace(job, markets=light, folder=folder), dict(todo), tapes, __version__)
+    lost: Exception | None = None
     for _ in range(LOSSES):
-        futures = _submitted(client, work, todo, sent)
+        _await_workers(client)
+        try:
+            shared = _spread(client, work)
+            spread = [None if ticks is None else _spread(client, ticks) for ticks in sent]
+        except (OSError, ValueError, KeyError) as error:  # what distributed says when workers die in the middle of it
+            lost = error
+            continue
+        futures = _submitted(client, work, todo, shared, spread)
         try:
             for future in distributed.as_completed(futures):
                 if future.status != "cancelled":
@@ -84,23 +92,26 @@ def evaluate_parts(client: Any, parts: Sequence[Part], job: Job) -> Iterator[Res
             return
     raise DataError(
         f"client = {client!r}: its workers were lost {LOSSES} times with all that was sent to them; give them more memory, or start more"
-    )
+    ) from lost
 
 
-def _submitted(client: Any, work: Work, todo: dict[int, Part], sent: list[Ticks | None]) -> list[Any]:
-    """The future of each part. What was sent is on every worker, and lost only with all of them."""
+def _await_workers(client: Any) -> None:
     try:
         client.wait_for_workers(1, timeout=WAIT_S)
     except TimeoutError:
         raise DataError(
             f"client = {short(client)}: has no workers after {WAIT_S} s; start some: dask worker ADDRESS"
         ) from None
+
+
+def _spread(client: Any, data: Any) -> Any:
+    """The future of data that is on every worker, and lost only with all of them."""
+    return client.scatter(data, broadcast=True, hash=False)
+
+
+def _submitted(client: Any, work: Work, todo: dict[int, Part], shared: Any, tapes: list[Any]) -> list[Any]:
+    """The future of each part."""
     name = uuid4().hex[:8]
-
-    def spread(data: Any) -> Any:
-        return client.scatter(data, broadcast=True, hash=False)
-
-    shared, tapes = spread(work), [None if ticks is None else spread(ticks) for ticks in sent]
     futures = []
     for number, part in todo.items():
         pieces = []

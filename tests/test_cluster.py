@@ -205,6 +205,24 @@ def test_a_worker_killed_in_the_middle_changes_nothing(client, ticks, small, tmp
     assert_same(found, so.sweep(order(), tape, progress=False, **asked))
 
 
+def test_workers_that_die_while_it_is_sent_to_them_change_nothing(client, ticks, small, monkeypatch):
+    client.wait_for_workers(2, timeout=20)
+    victims, scatter = client.run(os.getpid), client.scatter
+
+    def dying(*args: Any, **options: Any) -> Any:
+        if victims:
+            options["workers"] = list(victims)
+        while victims:
+            os.kill(victims.popitem()[1], signal.SIGKILL)
+        return scatter(*args, **options)
+
+    monkeypatch.setattr(client, "scatter", dying)
+    asked = {"entries": "every 2h", "grid": GRID, "progress": False}
+    found = so.sweep(order(), in_memory(ticks), client=client, **asked)
+    assert not victims
+    assert_same(found, so.sweep(order(), in_memory(ticks), **asked))
+
+
 def test_an_interrupted_sweep_leaves_nothing_running(client, ticks, small):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
