@@ -207,6 +207,33 @@ def test_a_level_that_is_reached_goes_on_after_a_start(
         one.lived_through_again()
 
 
+def test_a_level_that_was_sold_in_part_is_sent_for_what_is_left_after_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it sold was told before, and it is gone when the next start looks: nothing is sold twice."""
+    facts = dataclasses.replace(venues.FACTS["bybit"], expiry_s=0.4, lag_s=0.2)
+    monkeypatch.setitem(venues.FACTS, "bybit", facts)
+    with desk("bybit", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.move(155.5, size=0.75)
+        one.holds(oid, "3.25")
+        one.move(154)
+        one.session.close()
+        one.exchange.do(
+            lambda: one.ledger.cancel(next(order for order in one.ledger.listed(open=True) if order.price == 155))
+        )
+        session = one.start()
+        one.rest((155, Decimal("1.25")), (165, 2))
+        one.move(156)
+        one.holds(oid, "2")
+        session.close_at_market(oid)
+        one.is_(oid, "CLOSED")
+        one.true()
+        assert sum(amount for _, amount in one.sales()) == 4
+        one.lived_through_again()
+
+
 def test_somebody_takes_back_what_rests(tmp_path: Path) -> None:
     """It is sent again; and once its level is reached, for what is left."""
     with desk("okx", tmp_path) as one:

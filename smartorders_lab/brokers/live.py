@@ -76,8 +76,9 @@ class _Child:
         self.submit, self.since_ms, self.sent_ns = submit, since_ms, sent_ns
         self.id = ""
         self.price: Decimal | None = None
-        self.amount: Decimal | None = None
-        self.accepted = self.recalled = self.over = self.busy = self.asked = self.cut = False
+        self.free: Decimal | None = None
+        """What there is to be sold where that is less than what was asked for."""
+        self.accepted = self.recalled = self.over = self.busy = self.asked = False
         self.rests = self.rested = False
         """It is an order that rested before it was asked for, or was; `accepted`: it is one of its own."""
         self.fills: set[str] = set()
@@ -351,7 +352,7 @@ class LiveBroker:
     async def _cut_to_free(self, child: _Child) -> bool:
         """Funds are missing for a sale: sell what there is, so that as little as possible stays unprotected. False if nothing is."""
         submit, instrument = child.submit, self._instrument(child.submit)
-        if submit.side > 0 or submit.opens or ":" in instrument.symbol or child.cut:
+        if submit.side > 0 or submit.opens or ":" in instrument.symbol or child.free is not None:
             return False
         try:
             balances = await self.venue.balances()
@@ -359,11 +360,11 @@ class LiveBroker:
             return False
         free = balances.get(instrument.symbol.split("/")[0], (Decimal(0), Decimal(0)))[0]
         amount = free // instrument.quantity_increment * instrument.quantity_increment
-        asked = instrument.quantity(submit.quantity) if child.amount is None else child.amount
+        asked = self._left(child)
         if not 0 < amount < asked:
             return False
         log.warning("%s: only %s are free to be sold of %s", submit.client_id, amount, asked)
-        child.amount, child.cut = amount, True
+        child.free = amount
         return True
 
     async def _repeat(self, child: _Child) -> bool:
@@ -442,7 +443,6 @@ class LiveBroker:
     def _wanted(self, child: _Child) -> Wanted:
         submit, instrument = child.submit, self._instrument(child.submit)
         side = "buy" if submit.side > 0 else "sell"
-        amount = instrument.quantity(submit.quantity) if child.amount is None else child.amount
         market = submit.limit is None
         if not market:
             child.price = instrument.price(submit.limit)  # type: ignore[arg-type]
@@ -451,8 +451,19 @@ class LiveBroker:
             child.price = instrument.price(int(most // instrument.price_increment))
         sent_ms = self.venue.now_ms() if not self.venue.facts.repeat else child.since_ms
         return Wanted(
-            submit.client_id, _market(submit.symbol), side, amount, child.price, sent_ms, ioc=market and submit.side > 0
+            submit.client_id,
+            _market(submit.symbol),
+            side,
+            self._left(child),
+            child.price,
+            sent_ms,
+            ioc=market and submit.side > 0,
         )
+
+    def _left(self, child: _Child) -> Decimal:
+        """What of a child the exchange is to be sent: not what rested has sold, in this start or an earlier one."""
+        left = self._instrument(child.submit).quantity(child.submit.quantity - child.sold)
+        return left if child.free is None else min(left, child.free)
 
     # ------------------------------------------------------------------------------------------------ what is told
 
@@ -487,7 +498,6 @@ class LiveBroker:
         reports = [self._filled(child.submit, fill) for fill in fills]
         child.fills |= {report.fill_id for report in reports}
         child.sold += sum(report.quantity for report in reports)
-        child.amount = self._instrument(child.submit).quantity(child.submit.quantity - child.sold)
         self._tell(child, reports, child.sold == child.submit.quantity)
 
     def _filled(self, submit: Submit, fill: Fill) -> Report:
