@@ -210,10 +210,11 @@ def test_a_level_that_is_reached_goes_on_after_a_start(
 def test_a_level_that_was_sold_in_part_is_sent_for_what_is_left_after_a_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it sold was told before, and it is gone when the next start looks: nothing is sold twice."""
+    """What it sold was told before, and it is gone when the next start looks: the coins of another order are not sold for it."""
     facts = dataclasses.replace(venues.FACTS["bybit"], expiry_s=0.4, lag_s=0.2)
     monkeypatch.setitem(venues.FACTS, "bybit", facts)
     with desk("bybit", tmp_path) as one:
+        other = one.bought("3", stop_loss=130)
         oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
         one.rest((155, 2), (165, 2))
         one.move(155.5, size=0.75)
@@ -229,6 +230,7 @@ def test_a_level_that_was_sold_in_part_is_sent_for_what_is_left_after_a_start(
         one.holds(oid, "2")
         session.close_at_market(oid)
         one.is_(oid, "CLOSED")
+        one.holds(other, "3")
         one.true()
         assert sum(amount for _, amount in one.sales()) == 4
         one.lived_through_again()
