@@ -282,7 +282,8 @@ def end_with_parent() -> None:
 
 def run_live(about: dict[str, Any], job: dict[str, Any]) -> None:
     """One life of a live session. The job names exchange, port, store, limits, and in `how` more of what it is begun with; with
-    `"quiet": true` it does nothing of its own and says again and again what it knows, until it is told to end by SIGTERM."""
+    `"quiet": true` it does nothing of its own and says again and again what it knows, until it is told to end by SIGTERM. Without
+    `"late_after"` it waits long for trades that are missing: its last price is the market's, never that of one which came late."""
     from live_faults import connecting, quick
     from trading_exchange import Far
 
@@ -298,7 +299,7 @@ def run_live(about: dict[str, Any], job: dict[str, Any]) -> None:
             store=job["store"],
             confirm="live",
             limits=job["limits"],
-            feed=Local(job["venue"], job["port"], late_after=job.get("late_after", "1s")),
+            feed=Local(job["venue"], job["port"], late_after=job.get("late_after", "1m")),
             client=connecting(job["venue"], far),
             outlier=None,
             **job.get("how", {}),
