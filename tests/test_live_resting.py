@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,19 @@ class Book(Desk):
         self.move(150)
         self.holds(oid, quantity)
         return oid
+
+    def meets(self, fault: str = "", *kinds: str) -> None:
+        """From now on each request of these kinds meets that fault."""
+
+        def set_() -> None:
+            self.server.chaos, self.server.chaotic = (random.Random(1), 1, [fault]) if fault else None, kinds
+
+        self.exchange.do(set_)
+
+    def sell_first(self) -> None:
+        """What is for sale cheapest is bought, and no tick says so."""
+        first = min((order for order in self.ledger.listed(open=True) if order.side == "sell"), key=lambda o: o.price)
+        self.ledger.book(first, first.remaining)
 
     def lived_through_again(self) -> None:
         """The journal gives the same bytes once more, without an exchange."""
@@ -232,6 +246,44 @@ def test_a_level_that_was_sold_in_part_is_sent_for_what_is_left_after_a_start(
         one.is_(oid, "CLOSED")
         one.holds(other, "3")
         one.true()
+        assert sum(amount for _, amount in one.sales()) == 4
+        one.lived_through_again()
+
+
+def test_a_level_that_sells_more_than_it_is_asked_for_sells_no_coin_of_another_order(tmp_path: Path) -> None:
+    """It sells before it is known that a reduction leaves less for it: the others rest for what is left."""
+    with desk("binance", tmp_path) as one:
+        other = one.bought("3", stop_loss=130)
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.session.reduce_funds(oid, quantity=1, price=153)
+        one.rest((153, 1), (155, 2), (165, 1))
+        one.session.close()
+        one.exchange.do(lambda: one.server.move(SOL, 156))  # while nobody is there
+        one.start()
+        one.rest((165, 1))
+        one.holds(oid, "1")
+        one.move(155, 160, 166)
+        one.is_(oid, "CLOSED")
+        one.holds(other, "3")
+        assert sum(amount for _, amount in one.sales()) == 4
+        one.lived_through_again()
+
+
+@pytest.mark.parametrize("quantity", [3, "3.999"])
+def test_a_reduction_does_not_sell_what_a_level_has_sold_meanwhile(quantity: Any, tmp_path: Path) -> None:
+    with desk("kraken", tmp_path) as one:
+        other = one.bought("3", stop_loss=130)
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.meets("reset before", "cancel")
+        one.session.reduce_funds(oid, quantity=quantity)
+        one.until(lambda: any(ask.fault for ask in [*one.server.asked]), "it is being taken back")
+        one.exchange.do(one.sell_first)
+        one.meets()
+        one.is_(oid, "CLOSED")
+        assert one.asks() == []
+        one.holds(other, "3")
         assert sum(amount for _, amount in one.sales()) == 4
         one.lived_through_again()
 

@@ -33,7 +33,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ActionError, ExchangeError
+from ..errors import ActionError, ActionRefused, ExchangeError
 from ..rows import NONE, SCALE, LegStatus, Role, Status
 from .venues import SECOND_NS, Failed, Fate, Fill, Wanted
 
@@ -161,11 +161,7 @@ class Rests:
 
     def sold(self, order: int) -> int:
         """How much of an order has been sold that its books have not heard of, in increments."""
-        left = [(fill, begin) for rest in self._of(order) for fill, begin in self._unclaimed(rest)]
-        if not left or self.book is None:
-            return 0
-        increment = self.book.markets[self._of(order)[0].symbol].instrument.quantity_increment
-        return sum(int(fill.amount / increment) - begin for fill, begin in left)
+        return 0 if self.book is None else sum(self._excess(rest) for rest in self._of(order))
 
     def touched(self, client_id: str) -> None:
         """Something may have happened to one."""
@@ -192,7 +188,8 @@ class Rests:
         """Let what rests answer for an exit that is about to be sent.
 
         A level is followed until it is over, or recalled; before any other exit all that rests of the order is taken back. Afterwards
-        the rest of the exit may be sent. While all is halted, only what has been sold is told.
+        the rest of the exit may be sent: coins that are sold already, or for sale, are not in it. While all is halted, only what has
+        been sold is told.
         """
         submit = child.submit
         level, mine, halted = self._level(submit), self.of(submit), bool(self.broker.guard.halted)
@@ -210,6 +207,12 @@ class Rests:
                 for rest in self._of(submit.order):
                     if rest.over and not self._waits(rest):
                         self._give(rest, child)
+                if not halted and self._short(submit.order) > 0:
+                    beyond = self._claims(submit.order)[1]
+                    await asyncio.gather(*(self._take_back(r) for r in self._of(submit.order) if beyond[r.part]))
+                    for rest in self._of(submit.order):
+                        most = min(self._short(submit.order), self._claims(submit.order)[1][rest.part])
+                        self._give(rest, child, most)
         finally:
             self._hurried[submit.order] -= 1
 
@@ -291,18 +294,15 @@ class Rests:
         row, last = rows[0], market.last.get("price", 0)
         if row["side"] < 0 or row["status"] >= Status.CLOSED or row["closing"] or row["cancelling"] or not last:
             return {}
-        leaving = sum(
-            job.submit.quantity - job.filled
-            for job in book.jobs.values()
-            if job.order == number and job.open and not job.submit.opens
-        )
+        leaving, beyond = self._claims(number)
         free = int(row["entered"] - row["exited"]) - leaving
         stop = _stop(row)
         if free <= 0 or last <= stop:
             return {}
         found: dict[int, tuple[int, int]] = {}
         if self.distance is not None and stop > NONE:
-            found[STOP] = free, int(stop * (1 - self.distance))
+            levels_have = sum(units for part, units in beyond.items() if part != STOP)
+            found[STOP] = free - levels_have, int(stop * (1 - self.distance))
         if self.levels:
             levels = legs[int(row["rungs"]) : int(row["rungs"] + row["levels"])]
             for k, leg in enumerate(levels):
@@ -313,6 +313,12 @@ class Rests:
                 units = min(units, free)
                 found[int(leg["number"])] = units, int(leg["x"])
                 free -= units
+            # what has sold, or may sell, more than its level is asked for now has the coins of others
+            over = sum(max(0, units - found.get(part, (0, 0))[0]) for part, units in beyond.items())
+            for part in reversed([part for part in found if part != STOP and not self._is_over(number, part)]):
+                units, at = found[part]
+                found[part] = max(0, units - over), at
+                over = max(0, over - units)
         market_of = market.instrument
         return {
             part: (units, at)
@@ -322,6 +328,40 @@ class Rests:
             and market_of.quantity(units) >= market_of.min_quantity
             and market_of.quantity(units) * market_of.price(at) >= market_of.min_notional
         }
+
+    def _is_over(self, number: int, part: int) -> bool:
+        return (number, part) in self._rests and self._rests[number, part].over
+
+    def _claims(self, number: int) -> tuple[int, Counter[int]]:
+        """What the exits under way of an order have still to sell; and of each part, what rests of it or was sold unheard of, beyond
+        the exit that it is the answer to. In increments."""
+        book, beyond, leaving = self.book, Counter[int](), 0
+        assert book is not None
+        for rest in self._of(number):
+            told = self._told(number)
+            has = (
+                rest.units
+                if not rest.over
+                else self._units(rest, sum((fill.amount for fill in rest.fills), Decimal(0)))
+            )
+            beyond[rest.part] = has - sum(told[fill.id] for fill in rest.fills)
+        for job in book.jobs.values():
+            if job.order == number and job.open and not job.submit.opens:
+                left = job.submit.quantity - job.filled
+                leaving += left
+                level = self._level(job.submit)
+                if level is not None:
+                    beyond[level] = max(0, beyond[level] - left)
+        return leaving, beyond
+
+    def _short(self, number: int) -> int:
+        """How much more an order is about to sell than it holds."""
+        assert self.book is not None
+        if not self._of(number) or number not in self.book.homes:
+            return 0
+        row = self.book.rows(number)[0][0]
+        leaving, beyond = self._claims(number)
+        return leaving + beyond.total() - int(row["entered"] - row["exited"])
 
     def _level(self, submit: Submit) -> int | None:
         """The number of the level that an exit is of; None if it is of none."""
@@ -419,20 +459,35 @@ class Rests:
         book = self.book
         if book is None or rest.order not in book.specs:
             return [(fill, 0) for fill in rest.fills]
-        told: Counter[str] = Counter()  # as the journal has it; `given` knows it sooner
-        for job in book.jobs.values():
-            if job.order == rest.order:
+        told = self._told(rest.order)  # `given` knows it sooner
+        begins = [(fill, max(told[fill.id], rest.given[fill.id])) for fill in rest.fills]
+        return [(fill, begin) for fill, begin in begins if begin < self._units(rest, fill.amount)]
+
+    def _excess(self, rest: Rest) -> int:
+        """How much one has sold that no exit was given, in increments."""
+        return sum(self._units(rest, fill.amount) - begin for fill, begin in self._unclaimed(rest))
+
+    def _told(self, number: int) -> Counter[str]:
+        """Of each trade of what rested, what the exits of an order were filled with, as the journal has it."""
+        assert self.book is not None
+        told: Counter[str] = Counter()
+        for job in self.book.jobs.values():
+            if job.order == number:
                 for name, units in job.fills.items():
                     if name.startswith(SOLD):
                         told[name.removeprefix(SOLD).rpartition("/")[0]] += units
-        increment = book.markets[rest.symbol].instrument.quantity_increment
-        begins = [(fill, max(told[fill.id], rest.given[fill.id])) for fill in rest.fills]
-        return [(fill, begin) for fill, begin in begins if begin < fill.amount / increment]
+        return told
 
-    def _give(self, rest: Rest, child: _Child) -> None:
-        """Fill an exit with what one has sold; forget it if it has nothing more to give."""
+    def _units(self, rest: Rest, amount: Decimal) -> int:
+        """An amount in increments."""
+        assert self.book is not None
+        return int(amount / self.book.markets[rest.symbol].instrument.quantity_increment)
+
+    def _give(self, rest: Rest, child: _Child, most: int | None = None) -> None:
+        """Fill an exit with what one has sold, with `most` increments of it; forget it if it has nothing more to give."""
         instrument, fills = self.broker._instrument(child.submit), list[Fill]()
         left = child.submit.quantity - child.sold
+        left = left if most is None else min(left, most)
         for fill, begin in self._unclaimed(rest):
             some = min(int(fill.amount / instrument.quantity_increment) - begin, left)
             if some > 0:
@@ -461,8 +516,26 @@ class Rests:
             if rest.part == STOP:
                 stops = _stop(book.rows(rest.order)[0][0]) > NONE
                 book.act(rest.order, "stop_out" if stops else "close_at_market")
-            elif self._waits(rest):
-                book.act(rest.order, "take_profit", level=rest.part + 1)
+                return
+            if self._waits(rest):
+                try:
+                    book.act(rest.order, "take_profit", level=rest.part + 1)
+                    return
+                except ActionRefused as refused:
+                    if refused.reason != "no_size":
+                        return
+            self._reduce(book, rest)
+
+    def _reduce(self, book: Book, rest: Rest) -> None:
+        """Have an order hold less by what one has sold beyond what its level was to. Raises ActionError."""
+        row = book.rows(rest.order)[0][0]
+        if rest.over and not row["closing"]:
+            units, held = self._excess(rest), int(row["entered"] - row["exited"]) - self._claims(rest.order)[0]
+            quantity = book.markets[rest.symbol].instrument.quantity(units)
+            if units < held:
+                book.act(rest.order, "reduce_funds", quantity=quantity)
+            else:
+                book.act(rest.order, "close_at_market")
 
     def _forget(self, rest: Rest) -> None:
         self._write([{"gone": rest.client_id}], "a")
