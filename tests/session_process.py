@@ -145,6 +145,9 @@ class Exchange:
 # ------------------------------------------------------------------------------------------------------ what it does
 
 
+LADDER = [("0.2%", 40), ("0.5%", 35), ("0.9%", 25)]
+
+
 def random_order(
     dice: random.Random, symbol: str, price: float, sides: tuple[str, ...] = SIDES, kind: str = "market"
 ) -> so.SmartOrder:
@@ -156,7 +159,7 @@ def random_order(
     way, gain, loss = (1, "+", "-") if side == "buy" else (-1, "-", "+")
     near = round(price * (1 - way * dice.choice([0.0005, 0.001, 0.002])), 2)
     entry = dice.choice([None, None, so.Entry.limit(near)])
-    levels = [("0.2%", 40), ("0.5%", 35), ("0.9%", 25)] if dice.random() < 0.5 else [("0.4%", 100)]
+    levels = dice.choice([LADDER, [("0.4%", 100)]])
     trailing = dice.choice([None, None, "0.4%"])
     given: dict[str, Any] = {"entry": entry} if entry is not None else {}
     if dice.random() < 0.7 and len(levels) > 1:
@@ -193,6 +196,7 @@ def play(
             say(did="place", order=number, version=session.order(number)["version"], key=mark, spec=order.to_json())
         else:
             order = dice.choice(living)
+            way, gain, loss = (1, "+", "-") if order["side"] == "buy" else (-1, "-", "+")
             number, name = (
                 order["order"],
                 dice.choice(["edit"] * 6 + ["add", "reduce", "take", "open_now", "close", "cancel", "refresh"]),
@@ -202,14 +206,22 @@ def play(
                     # what is edited says which edit it was
                     changes: dict[str, Any] = {"note": mark}
                     if dice.random() < 0.6:
-                        changes["stop_loss"] = ("-" if order["side"] == "buy" else "+") + dice.choice(
-                            ["0.3%", "0.5%", "0.8%"]
-                        )
+                        changes["stop_loss"] = loss + dice.choice(["0.3%", "0.5%", "0.8%"])
+                    if dice.random() < 0.2:
+                        changes["take_profits"] = [
+                            so.TakeProfit(target=gain + away, size=size, kind=kind)
+                            for away, size in dice.choice([LADDER, LADDER[1:], [("0.3%", 50), ("0.6%", 50)]])
+                        ]
                     version = session.edit(number, version=dice.choice([None, order["version"]]), **changes)
                 elif name == "add":
-                    version = session.add_funds(number, quantity="0.5")
+                    limit = dice.choice([None, round(price * (1 - way * 0.001), 2)])
+                    version = session.add_funds(number, quantity="0.5", price=limit)
                 elif name == "reduce":
-                    version = session.reduce_funds(number, quantity="0.1")
+                    limit = dice.choice([None, round(price * (1 + way * 0.001), 2)])
+                    most = Decimal(order["held"] or 1) * dice.choice([5, 9]) / 10
+                    most = max(Decimal("0.001"), most.quantize(Decimal("0.001")))
+                    some = dice.choice([Decimal("0.1"), Decimal("0.5"), most])
+                    version = session.reduce_funds(number, quantity=str(some), price=limit)
                 elif name == "take":
                     version = session.take_profit(number, dice.randint(1, 3))
                 elif name == "open_now":
@@ -320,7 +332,7 @@ def knows(session: Session) -> dict[str, Any]:
     book = session.book
     children = {}
     for key, job in book.jobs.items():
-        doubtful = job.open and (job.doubted or job.state not in ("working", "done", "rejected"))
+        doubtful = job.open and (job.recalled or job.doubted or job.state not in ("working", "done", "rejected"))
         before = [name for name, other in book.by_client.items() if other == key and name != job.submit.client_id]
         children[job.submit.client_id] = [job.open, doubtful, job.fills, before]
     market = book.markets.get(SOL)

@@ -7,9 +7,10 @@
 The engine knows nothing of it: a level waits until its price is there, an exit is asked for when a stop is. What rests here follows what
 the books say should be sold and where, and reserves its coins; so before an exit of the order is sent it is taken back, and proven gone.
 When it has sold, its trades are the answer to an exit: the order is told to take that level (to close, if it was the stop), and the
-child that it then asks for is filled with them, and sent for what is left alone. A level that is reached while it rests is not sent
-again: its child is the order that is there already, and the journal has it accepted as `rest:<client id>`. So ledger and events are
-those of an order whose levels are sent when reached.
+child that it then asks for is filled with them, and sent for what is left alone. What a level has sold beyond what is asked of it by
+then (something else was sold meanwhile) is a reduction. A level that is reached while it rests is not sent again: its child is the
+order that is there already, and the journal has it accepted as `rest:<client id>`. So ledger and events are those of an order whose
+levels are sent when reached.
 
 Each trade stands in the journal once: which part of it was given to an exit is in the name of that fill, `rest:<trade>/<where it begins>`.
 There is never more than one for a level or a stop: the next is sent when it is known that the one before can sell nothing any more. Its
@@ -529,13 +530,11 @@ class Rests:
     def _reduce(self, book: Book, rest: Rest) -> None:
         """Have an order hold less by what one has sold beyond what its level was to. Raises ActionError."""
         row = book.rows(rest.order)[0][0]
-        if rest.over and not row["closing"]:
-            units, held = self._excess(rest), int(row["entered"] - row["exited"]) - self._claims(rest.order)[0]
+        free = int(row["entered"] - row["exited"]) - self._claims(rest.order)[0]
+        units = min(free, self._excess(rest))
+        if rest.over and not row["closing"] and units > 0:
             quantity = book.markets[rest.symbol].instrument.quantity(units)
-            if units < held:
-                book.act(rest.order, "reduce_funds", quantity=quantity)
-            else:
-                book.act(rest.order, "close_at_market")
+            book.act(rest.order, "reduce_funds", quantity=quantity)
 
     def _forget(self, rest: Rest) -> None:
         self._write([{"gone": rest.client_id}], "a")
