@@ -421,7 +421,18 @@ class Session:
         return link
 
     def _act(self, oid: int, kind: str, version: int | None, force: bool = False, **details: Any) -> int:
-        return int(self._do(lambda: self.book.act(_number(oid), kind, version, force, **details)))
+        async def acted() -> int:
+            rests = getattr(self.broker, "rests", None)
+            if rests is None:
+                return self.book.act(number, kind, version, force, **details)
+            # an order that is over could not be told what was sold while it was taken back
+            async with rests.cleared(number) if kind == "cancel" else contextlib.nullcontext():
+                after = self.book.act(number, kind, version, force, **details)
+            rests.wake()
+            return after
+
+        number = _number(oid)
+        return int(self._call(acted()))
 
     async def _place(self, order: SmartOrder, key: str) -> tuple[int, int]:
         """Number and version of a new order."""

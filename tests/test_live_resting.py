@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,13 @@ class Book(Desk):
         """What is for sale cheapest is bought, and no tick says so."""
         first = min((order for order in self.ledger.listed(open=True) if order.side == "sell"), key=lambda o: o.price)
         self.ledger.book(first, first.remaining)
+
+    def refuses_to_go(self) -> None:
+        """What rests is being taken back, and `meets` that."""
+        self.until(lambda: any(ask.fault for ask in [*self.server.asked]), "it is being taken back")
+
+    def sold(self) -> Decimal:
+        return sum((amount for _, amount in self.sales()), Decimal(0))
 
     def lived_through_again(self) -> None:
         """The journal gives the same bytes once more, without an exchange."""
@@ -184,7 +192,7 @@ def test_a_level_that_is_reached_is_the_order_that_is_there(venue: str, tmp_path
         one.move(150, 145, 139)
         one.is_(oid, "STOPPED")
         one.true()
-        assert sum(amount for _, amount in one.sales()) == 4
+        assert one.sold() == 4
         assert one.orders() == before + 2, "what was free at once, and what came back"
         one.lived_through_again()
 
@@ -246,7 +254,7 @@ def test_a_level_that_was_sold_in_part_is_sent_for_what_is_left_after_a_start(
         one.is_(oid, "CLOSED")
         one.holds(other, "3")
         one.true()
-        assert sum(amount for _, amount in one.sales()) == 4
+        assert one.sold() == 4
         one.lived_through_again()
 
 
@@ -266,7 +274,7 @@ def test_a_level_that_sells_more_than_it_is_asked_for_sells_no_coin_of_another_o
         one.move(155, 160, 166)
         one.is_(oid, "CLOSED")
         one.holds(other, "3")
-        assert sum(amount for _, amount in one.sales()) == 4
+        assert one.sold() == 4
         one.lived_through_again()
 
 
@@ -278,14 +286,134 @@ def test_a_reduction_does_not_sell_what_a_level_has_sold_meanwhile(quantity: Any
         one.rest((155, 2), (165, 2))
         one.meets("reset before", "cancel")
         one.session.reduce_funds(oid, quantity=quantity)
-        one.until(lambda: any(ask.fault for ask in [*one.server.asked]), "it is being taken back")
+        one.refuses_to_go()
         one.exchange.do(one.sell_first)
         one.meets()
         one.is_(oid, "CLOSED")
         assert one.asks() == []
         one.holds(other, "3")
-        assert sum(amount for _, amount in one.sales()) == 4
+        assert one.sold() == 4
         one.lived_through_again()
+
+
+def test_a_level_that_sells_while_an_edit_has_it_taken_back_sells_once(tmp_path: Path) -> None:
+    """The tick is there before the look: its child waits for the trades, and what they are too many is a reduction."""
+    with desk("kraken", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.meets("reset before", "cancel")
+        one.session.edit(oid, take_profits=[{**TP1, "size": 49}, {**TP2, "size": 51}])
+        one.refuses_to_go()
+        one.meets("reset before", "cancel", "order", "open", "closed", "trades")
+        one.move(155.5)
+        one.until(lambda: one.session.order(oid)["levels"][0]["status"] == "TRIGGERED", "triggered")
+        one.meets()
+        one.rest((165, 2))
+        one.holds(oid, "2")
+        assert one.sold() == 2
+        one.lived_through_again()
+
+
+@pytest.mark.parametrize("kind", ["limit", "market"])
+def test_an_edited_level_is_reached_before_the_old_one_is_taken_back(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk("binance", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[{**TP1, "target": 165, "size": 100}])
+        one.rest((165, 4))
+
+        async def busy(*_: Any) -> None:
+            """With another order."""
+
+        monkeypatch.setattr(resting.Rests, "_tend", busy)
+        one.session._call(one.session.broker.rests.fresh())  # what was under way is done
+        one.session.edit(oid, take_profits=[{"target": 151, "size": 100, "kind": kind}])
+        one.move(152)
+        one.is_(oid, "CLOSED")
+        assert [amount for _, amount in one.sales()] == [4]
+        one.true()
+
+
+def test_a_level_that_comes_to_nothing_after_it_has_sold(tmp_path: Path) -> None:
+    with desk("kraken", tmp_path) as one:
+        oid = one.bought("10", stop_loss=140, take_profits=[{**TP1, "size": 10}, {**TP2, "size": 40}])
+        one.rest((155, 1), (165, 4))
+        one.meets("reset before", "cancel")
+        one.session.edit(oid, take_profits=[{**TP1, "size": 0.001}, TP2])
+        one.refuses_to_go()
+        one.exchange.do(one.sell_first)
+        one.meets()
+        one.holds(oid, "9")
+        one.rest((165, "4.5"))
+        assert one.sold() == 1
+        one.lived_through_again()
+
+
+def test_a_level_that_is_edited_to_market_is_not_sold_because_the_old_one_has_sold_a_little(tmp_path: Path) -> None:
+    with desk("kraken", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[{**TP1, "size": 100}])
+        one.rest((155, 4))
+        one.meets("reset before", "cancel")
+        one.session.edit(oid, take_profits=[{"target": 170, "size": 100, "kind": "market"}])
+        one.refuses_to_go()
+        one.exchange.do(lambda: one.ledger.book(one.ledger.listed(open=True)[0], Decimal("0.5")))
+        one.meets()
+        one.holds(oid, "3.5")
+        one.session.reduce_funds(oid, quantity="0.5")
+        one.holds(oid, "3")
+        assert one.sold() == 1
+        one.true()
+
+
+def test_a_level_that_sells_while_its_order_is_cancelled_is_booked(tmp_path: Path) -> None:
+    with desk("kraken", tmp_path) as one, ThreadPoolExecutor() as pool:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.meets("reset before", "cancel")
+        cancelled = pool.submit(one.session.cancel, oid)
+        one.refuses_to_go()
+        one.exchange.do(one.sell_first)
+        one.meets()
+        cancelled.result()
+        one.is_(oid, "CANCELLED")
+        assert one.session.order(oid)["held"] == "2"
+        one.true()
+        one.lived_through_again()
+
+
+def test_an_order_is_not_over_before_it_is_known_what_its_levels_have_sold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resting, "GIVE_UP_S", 0.5)
+    with desk("kraken", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.meets("reset before", "cancel")
+        with pytest.raises(
+            so.ActionError, match=r"order 0: nobody knows whether what rests at kraken has sold .*; try again"
+        ):
+            one.session.cancel(oid)
+        one.is_(oid, "ACTIVE")
+        one.meets()
+        one.session.cancel(oid)
+        one.is_(oid, "CANCELLED")
+        one.true()
+
+
+def test_a_new_level_with_the_number_of_one_that_is_out(tmp_path: Path) -> None:
+    """It does not rest, and is sent on trigger; the other one stays."""
+    with desk("binance", tmp_path) as one:
+        oid = one.bought("4", stop_loss=140, take_profits=[TP1, TP2])
+        one.rest((155, 2), (165, 2))
+        one.session.take_profit(oid, level=2)
+        one.session.edit(oid, take_profits=[{**TP1, "target": 158, "size": 50}])
+        one.rest((165, 2))
+        one.move(154, 159)
+        one.holds(oid, "2")
+        one.rest((165, 2))
+        one.move(162, 166)
+        one.is_(oid, "CLOSED")
+        one.true()
 
 
 def test_somebody_takes_back_what_rests(tmp_path: Path) -> None:

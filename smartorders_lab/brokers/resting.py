@@ -28,7 +28,7 @@ import os
 import secrets
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -49,6 +49,8 @@ AGAIN_S = 30.0
 """How long after one was refused the next is tried."""
 ASK_S = 5.0
 """How long after an order was told to sell it is told again."""
+GIVE_UP_S = 10.0
+"""How long one order may hold up others until it is known that what rested of it is gone."""
 PATIENCE_S = 30.0
 """How long a start tries to find out what became of one."""
 PREFIX = "sr"
@@ -79,6 +81,8 @@ class Rest:
     over: bool = False
     child: str = ""
     """The child that it is, once its level is reached."""
+    unasked: bool = False
+    """Its level comes to nothing: what it has sold is asked for as a reduction."""
     given: Counter[str] = field(default_factory=Counter)
     """Of each trade, what exits were filled with."""
 
@@ -196,17 +200,17 @@ class Rests:
         level, mine, halted = self._level(submit), self.of(submit), bool(self.broker.guard.halted)
         if mine is not None and halted:
             self._give(mine, child)
-        elif mine is not None:
+        elif mine is not None and mine.at == submit.limit:  # an edit may have moved its level
             await self._follow(mine, child)
         self._hurried[submit.order] += 1
         try:
             async with self._lock(submit.order):
                 # what other levels rest on are not the coins of this one
-                away = [rest for rest in self._of(submit.order) if level is None or rest.part == STOP]
+                away = [rest for rest in self._of(submit.order) if level is None or rest.part == STOP or rest is mine]
                 if not halted:
                     await asyncio.gather(*(self._take_back(rest) for rest in away))
                 for rest in self._of(submit.order):
-                    if rest.over and not self._waits(rest):
+                    if rest.over and (rest is mine or not (self._waits(rest) or self._is_reached(rest))):
                         self._give(rest, child)
                 if not halted and self._short(submit.order) > 0:
                     beyond = self._claims(submit.order)[1]
@@ -243,6 +247,37 @@ class Rests:
         finally:
             rest.child, child.rests = "", False
 
+    @contextlib.asynccontextmanager
+    async def cleared(self, number: int) -> AsyncIterator[None]:
+        """Within, nothing of an order rests, and its books know all that was sold. Raises ActionError where that cannot be had."""
+        mine, name = self._of(number), self.broker.venue.name
+        self._hurried[number] += 1
+        try:
+            try:
+                async with self._lock(number):
+                    mine = [
+                        rest for rest in mine if not rest.child
+                    ]  # those answer for an exit, which is taken back itself
+                    await asyncio.gather(*(self._take_back(rest, GIVE_UP_S) for rest in mine))
+                    for rest in mine:
+                        if self._unclaimed(rest) and not self._is_reached(rest):
+                            self._ask(rest)
+            except Failed as failed:
+                raise ActionError(
+                    f"order {number}: nobody knows whether what rests at {name} has sold ({failed.reason}); try again"
+                ) from None
+            end = self.broker.clock() + int(GIVE_UP_S * SECOND_NS)
+            while any(self._unclaimed(rest) for rest in mine):
+                if self.broker.clock() > end:
+                    raise ActionError(
+                        f"order {number}: what rested at {name} has sold, and is not booked yet; try again"
+                    )
+                await self.broker.pauses.pause(0.02, "")
+            yield
+        finally:
+            self._hurried[number] -= 1
+            self.wake()
+
     # ------------------------------------------------------------------------------------------------ one order
 
     def _lock(self, order: int) -> asyncio.Lock:
@@ -262,7 +297,7 @@ class Rests:
                     continue
                 fits = not rest.over and self._fits(rest)
                 if not fits and not rest.over and not self.broker.guard.halted:
-                    await self._take_back(rest)
+                    await self._take_back(rest, GIVE_UP_S)
                 if self._unclaimed(rest):
                     self._has_sold(rest)
                 elif rest.over:
@@ -307,8 +342,7 @@ class Rests:
         if self.levels:
             levels = legs[int(row["rungs"]) : int(row["rungs"] + row["levels"])]
             for k, leg in enumerate(levels):
-                trails = row["ttp_rate"] > 0 and k == len(levels) - 1
-                if leg["status"] != LegStatus.PENDING or not leg["limit"] or trails or leg["x"] <= last:
+                if not self._may_rest(row, levels, k) or leg["x"] <= last:
                     continue
                 units = free * int(leg["weight"]) // (100 * SCALE) if row["by_remaining"] else int(leg["quantity"])
                 units = min(units, free)
@@ -346,11 +380,12 @@ class Rests:
                 else self._units(rest, sum((fill.amount for fill in rest.fills), Decimal(0)))
             )
             beyond[rest.part] = has - sum(told[fill.id] for fill in rest.fills)
+        followed = {rest.child: rest.part for rest in self._of(number) if rest.child}
         for job in book.jobs.values():
             if job.order == number and job.open and not job.submit.opens:
                 left = job.submit.quantity - job.filled
                 leaving += left
-                level = self._level(job.submit)
+                level = followed.get(job.submit.client_id, self._level(job.submit))
                 if level is not None:
                     beyond[level] = max(0, beyond[level] - left)
         return leaving, beyond
@@ -367,7 +402,25 @@ class Rests:
     def _level(self, submit: Submit) -> int | None:
         """The number of the level that an exit is of; None if it is of none."""
         leg = self._leg(submit)
-        return int(leg.number) if leg is not None and leg.role == Role.TAKE_PROFIT else None
+        if self.book is None or leg is None or leg.role != Role.TAKE_PROFIT:
+            return None
+        return int(leg.number) if self._is_alone(self._levels(submit.order)[1], leg.number) else None
+
+    def _levels(self, number: int) -> tuple[Any, Any]:
+        """The row of an order, and its levels."""
+        assert self.book is not None
+        row, legs = self.book.rows(number)
+        return row[0], legs[int(row[0]["rungs"]) : int(row[0]["rungs"] + row[0]["levels"])]
+
+    def _is_alone(self, levels: Any, number: int) -> bool:
+        """Whether a number says which level is meant: an edit may give a new one that of a level which is out."""
+        return int(((levels["number"] == number) & (levels["status"] <= LegStatus.TRIGGERED)).sum()) == 1
+
+    def _may_rest(self, row: Any, levels: Any, k: int) -> bool:
+        """Whether a level is of those that rest: it waits, and sells at its limit."""
+        trails = row["ttp_rate"] > 0 and k == len(levels) - 1
+        waits = levels["status"][k] == LegStatus.PENDING and self._is_alone(levels, levels["number"][k])
+        return bool(waits and levels["limit"][k] and not trails)
 
     def _leg(self, submit: Submit) -> Any:
         book = self.book
@@ -389,10 +442,10 @@ class Rests:
         """Whether a level may still be told of what it has sold."""
         if rest.part == STOP or self.book is None or rest.order not in self.book.homes:
             return False
-        row, legs = self.book.rows(rest.order)
-        levels = legs[int(row["rungs"][0]) : int(row["rungs"][0] + row["levels"][0])]
-        pending = levels["number"][levels["status"] == LegStatus.PENDING]
-        return not row["closing"][0] and row["status"][0] < Status.CLOSED and rest.part in pending
+        row, levels = self._levels(rest.order)
+        if rest.unasked or row["closing"] or row["cancelling"] or row["status"] >= Status.CLOSED:
+            return False
+        return any(levels["number"][k] == rest.part and self._may_rest(row, levels, k) for k in range(len(levels)))
 
     async def _send(self, number: int, part: int, units: int, at: int) -> None:
         broker, book = self.broker, self.book
@@ -435,9 +488,9 @@ class Rests:
             rest.look_ns = 0
         return truth is not None
 
-    async def _take_back(self, rest: Rest) -> None:
-        """Have one cancelled, until it is certain that it sells nothing any more."""
-        pause = 0.05
+    async def _take_back(self, rest: Rest, patience_s: float | None = None) -> None:
+        """Have one cancelled, until it is certain that it sells nothing any more; raises Failed if that takes longer than `patience_s`."""
+        pause, begin = 0.05, self.broker.clock()
         while not rest.over:
             try:
                 if await self.broker.venue.cancel(rest.symbol, rest.client_id, rest.id, rest.part == STOP):
@@ -450,6 +503,8 @@ class Rests:
             except Failed as failed:
                 log.info("%s is not looked up: %s", rest, failed)
             if not rest.over:
+                if patience_s is not None and self.broker.clock() > begin + int(patience_s * SECOND_NS):
+                    raise Failed(Fate.UNSURE, f"{rest} is not known to be gone")
                 await self.broker.pauses.pause(pause, rest.client_id)
                 pause = min(2 * pause, 2.0)
 
@@ -503,15 +558,22 @@ class Rests:
             self._forget(rest)
 
     def _has_sold(self, rest: Rest) -> None:
-        """Have its order ask for the exit that this is the answer to."""
+        """Have its order ask for the exit that this is the answer to, unless one is under way."""
         book, now, key = self.book, self.broker.clock(), (rest.order, rest.part)
         if book is None or now < self._not_before.get(key, 0) or (self.broker.guard.halted and not rest.over):
+            return
+        if rest.child or self._hurried[rest.order] or self._is_reached(rest):
             return
         self._not_before[key] = now + int(ASK_S * SECOND_NS)
         if rest.order not in book.homes or book.rows(rest.order)[0]["status"][0] >= Status.CLOSED:
             log.error("%s has sold at %s although the order is over", rest, self.broker.venue.name)
             self._forget(rest)
             return
+        self._ask(rest)
+
+    def _ask(self, rest: Rest) -> None:
+        book = self.book
+        assert book is not None
         log.warning("%s has sold at %s", rest, self.broker.venue.name)
         with contextlib.suppress(ActionError):  # it is closing already
             if rest.part == STOP:
@@ -525,20 +587,19 @@ class Rests:
                 except ActionRefused as refused:
                     if refused.reason != "no_size":
                         return
-            self._reduce(book, rest)
-
-    def _reduce(self, book: Book, rest: Rest) -> None:
-        """Have an order hold less by what one has sold beyond what its level was to. Raises ActionError."""
-        row = book.rows(rest.order)[0][0]
-        free = int(row["entered"] - row["exited"]) - self._claims(rest.order)[0]
-        units = min(free, self._excess(rest))
-        if rest.over and not row["closing"] and units > 0:
-            quantity = book.markets[rest.symbol].instrument.quantity(units)
-            book.act(rest.order, "reduce_funds", quantity=quantity)
+                    rest.unasked = True
+            # what a level has sold beyond what was asked of it makes the order hold less
+            row = book.rows(rest.order)[0][0]
+            free = int(row["entered"] - row["exited"]) - self._claims(rest.order)[0]
+            units = min(free, self._excess(rest))
+            if rest.over and units > 0 and not (row["closing"] or row["cancelling"]):
+                quantity = book.markets[rest.symbol].instrument.quantity(units)
+                book.act(rest.order, "reduce_funds", quantity=quantity)
 
     def _forget(self, rest: Rest) -> None:
         self._write([{"gone": rest.client_id}], "a")
-        self._rests.pop((rest.order, rest.part), None)
+        if self._rests.get((rest.order, rest.part)) is rest:
+            del self._rests[rest.order, rest.part]
         self._woken.set()
 
     # ------------------------------------------------------------------------------------------------ its file
