@@ -426,7 +426,8 @@ class Session:
             if rests is None:
                 return self.book.act(number, kind, version, force, **details)
             # an order that is over could not be told what was sold while it was taken back
-            async with rests.cleared(number) if kind == "cancel" else contextlib.nullcontext():
+            clears = kind == "cancel" and version in (None, self.book.version(number))
+            async with rests.cleared(number) if clears else contextlib.nullcontext():
                 after = self.book.act(number, kind, version, force, **details)
             rests.wake()
             return after

@@ -49,8 +49,8 @@ AGAIN_S = 30.0
 """How long after one was refused the next is tried."""
 ASK_S = 5.0
 """How long after an order was told to sell it is told again."""
-GIVE_UP_S = 10.0
-"""How long one order may hold up others until it is known that what rested of it is gone."""
+GIVE_UP_S = 6.0
+"""How long others wait until it is known that what rested of an order is gone."""
 PATIENCE_S = 30.0
 """How long a start tries to find out what became of one."""
 PREFIX = "sr"
@@ -109,6 +109,7 @@ class Rests:
         self._locks: dict[int, asyncio.Lock] = {}
         self._hurried: Counter[int] = Counter()
         self._not_before: dict[tuple[int, int], int] = {}
+        self._clearing: set[int] = set()
         self._woken = asyncio.Event()
 
     # ------------------------------------------------------------------------------------------------ what a broker asks
@@ -143,6 +144,8 @@ class Rests:
         assert self.book is not None
         while True:
             for number in sorted({*self.book.homes, *(order for order, _ in self._rests)}):
+                if self._hurried[number] or self._lock(number).locked():
+                    continue  # whoever is at it wakes this when it is done
                 try:
                     await self._tend(number)
                 except Failed as failed:
@@ -220,6 +223,7 @@ class Rests:
                         self._give(rest, child, most)
         finally:
             self._hurried[submit.order] -= 1
+            self.wake()
 
     async def _follow(self, rest: Rest, child: _Child) -> None:
         """Stay with a level that is reached, until it is over or it is enough; then it sells nothing any more."""
@@ -249,33 +253,34 @@ class Rests:
 
     @contextlib.asynccontextmanager
     async def cleared(self, number: int) -> AsyncIterator[None]:
-        """Within, nothing of an order rests, and its books know all that was sold. Raises ActionError where that cannot be had."""
-        mine, name = self._of(number), self.broker.venue.name
+        """Within, nothing of an order rests but for exits, and its books know all that was sold. Raises ActionError where that cannot
+        be had; while an exit is being sent it is as it is, for that takes back what rests."""
+        if number in self._clearing:
+            raise ActionError(f"order {number}: what rests of it is being taken back already; wait for that")
+        if self._hurried[number]:
+            yield
+            return
+        mine = [rest for rest in self._of(number) if not rest.child]
         self._hurried[number] += 1
+        self._clearing.add(number)
         try:
             try:
-                async with self._lock(number):
-                    mine = [
-                        rest for rest in mine if not rest.child
-                    ]  # those answer for an exit, which is taken back itself
-                    await asyncio.gather(*(self._take_back(rest, GIVE_UP_S) for rest in mine))
-                    for rest in mine:
-                        if self._unclaimed(rest) and not self._is_reached(rest):
-                            self._ask(rest)
-            except Failed as failed:
+                async with asyncio.timeout(GIVE_UP_S):
+                    async with self._lock(number):
+                        await asyncio.gather(*(self._take_back(rest) for rest in mine))
+                    while self._lives(number) and any(self._unclaimed(rest) for rest in mine):
+                        for rest in mine:
+                            if self._unclaimed(rest) and not self._is_reached(rest):
+                                self._ask(rest)
+                        await self.broker.pauses.pause(0.02, "")
+            except TimeoutError:
                 raise ActionError(
-                    f"order {number}: nobody knows whether what rests at {name} has sold ({failed.reason}); try again"
+                    f"order {number}: {self.broker.venue.name} does not say whether what rests there has sold; try again"
                 ) from None
-            end = self.broker.clock() + int(GIVE_UP_S * SECOND_NS)
-            while any(self._unclaimed(rest) for rest in mine):
-                if self.broker.clock() > end:
-                    raise ActionError(
-                        f"order {number}: what rested at {name} has sold, and is not booked yet; try again"
-                    )
-                await self.broker.pauses.pause(0.02, "")
             yield
         finally:
             self._hurried[number] -= 1
+            self._clearing.remove(number)
             self.wake()
 
     # ------------------------------------------------------------------------------------------------ one order
@@ -565,11 +570,22 @@ class Rests:
         if rest.child or self._hurried[rest.order] or self._is_reached(rest):
             return
         self._not_before[key] = now + int(ASK_S * SECOND_NS)
-        if rest.order not in book.homes or book.rows(rest.order)[0]["status"][0] >= Status.CLOSED:
+        if not self._lives(rest.order):
             log.error("%s has sold at %s although the order is over", rest, self.broker.venue.name)
             self._forget(rest)
             return
         self._ask(rest)
+
+    def _lives(self, number: int) -> bool:
+        book = self.book
+        return book is not None and number in book.homes and book.rows(number)[0]["status"][0] < Status.CLOSED
+
+    def _is_leaving(self, number: int) -> bool:
+        """Whether an exit of an order is about to be sent: it is given what has been sold."""
+        assert self.book is not None
+        mine = [job for job in self.book.jobs.values() if job.order == number and job.open and not job.submit.opens]
+        children = [self.broker._children.get(job.submit.client_id) for job in mine]
+        return any(child is None or not (child.accepted or child.rests) for child in children)
 
     def _ask(self, rest: Rest) -> None:
         book = self.book
@@ -592,7 +608,7 @@ class Rests:
             row = book.rows(rest.order)[0][0]
             free = int(row["entered"] - row["exited"]) - self._claims(rest.order)[0]
             units = min(free, self._excess(rest))
-            if rest.over and units > 0 and not (row["closing"] or row["cancelling"]):
+            if rest.over and units > 0 and not (row["closing"] or row["cancelling"] or self._is_leaving(rest.order)):
                 quantity = book.markets[rest.symbol].instrument.quantity(units)
                 book.act(rest.order, "reduce_funds", quantity=quantity)
 
