@@ -269,10 +269,10 @@ class Rests:
                     async with self._lock(number):
                         await asyncio.gather(*(self._take_back(rest) for rest in mine))
                     while self._lives(number) and any(self._unclaimed(rest) for rest in mine):
-                        for rest in mine:
+                        for rest in () if self._is_leaving(number) else mine:
                             if self._unclaimed(rest) and not self._is_reached(rest):
                                 self._ask(rest)
-                        await self.broker.pauses.pause(0.02, "")
+                        await self.broker.pauses.pause(0.05, "")
             except TimeoutError:
                 raise ActionError(
                     f"order {number}: {self.broker.venue.name} does not say whether what rests there has sold; try again"
@@ -379,12 +379,8 @@ class Rests:
         assert book is not None
         for rest in self._of(number):
             told = self._told(number)
-            has = (
-                rest.units
-                if not rest.over
-                else self._units(rest, sum((fill.amount for fill in rest.fills), Decimal(0)))
-            )
-            beyond[rest.part] = has - sum(told[fill.id] for fill in rest.fills)
+            sold = self._units(rest, sum((fill.amount for fill in rest.fills), Decimal(0)))
+            beyond[rest.part] = (sold if rest.over else rest.units) - sum(told[fill.id] for fill in rest.fills)
         followed = {rest.child: rest.part for rest in self._of(number) if rest.child}
         for job in book.jobs.values():
             if job.order == number and job.open and not job.submit.opens:
