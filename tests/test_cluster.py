@@ -192,7 +192,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(client, ticks, small, tmp
     monkeypatch.setattr(cluster, "TASK_ORDERS", 60)
     tape = ticks if kind == "file" else in_memory(ticks)
     asked = {"entries": "every 5m", "grid": GRID, "fills": FEES}
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=120)
     victims = list(client.run(os.getpid).values())[:workers]
 
     def kill(done: int, total: int) -> None:
@@ -206,7 +206,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(client, ticks, small, tmp
 
 
 def test_workers_that_die_while_it_is_sent_to_them_change_nothing(client, ticks, small, monkeypatch):
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=120)
     victims, scatter = client.run(os.getpid), client.scatter
 
     def dying(*args: Any, **options: Any) -> Any:
