@@ -101,6 +101,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resting, "TURN_S", 0.02)
     monkeypatch.setattr(resting, "AGAIN_S", 0.2)
     monkeypatch.setattr(resting, "ASK_S", 0.1)
+    monkeypatch.setattr(resting, "GIVE_UP_S", 60.0)  # on a machine that stands still
 
 
 def lived(one: Book) -> list[tuple[Any, ...]]:

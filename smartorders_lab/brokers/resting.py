@@ -335,8 +335,7 @@ class Rests:
         row, last = rows[0], market.last.get("price", 0)
         if row["side"] < 0 or row["status"] >= Status.CLOSED or row["closing"] or row["cancelling"] or not last:
             return {}
-        leaving, beyond = self._claims(number)
-        free = int(row["entered"] - row["exited"]) - leaving
+        free, beyond = self._claims(number)
         stop = _stop(row)
         if free <= 0 or last <= stop:
             return {}
@@ -373,32 +372,32 @@ class Rests:
         return (number, part) in self._rests and self._rests[number, part].over
 
     def _claims(self, number: int) -> tuple[int, Counter[int]]:
-        """What the exits under way of an order have still to sell; and of each part, what rests of it or was sold unheard of, beyond
-        the exit that it is the answer to. In increments."""
-        book, beyond, leaving = self.book, Counter[int](), 0
+        """What an order holds that no exit under way has still to sell; and of each part, what rests of it or was sold unheard of,
+        beyond the exit that it is the answer to. In increments."""
+        book, beyond = self.book, Counter[int]()
         assert book is not None
+        row, told = book.rows(number)[0][0], self._told(number)
+        free = int(row["entered"] - row["exited"])
         for rest in self._of(number):
-            told = self._told(number)
             sold = self._units(rest, sum((fill.amount for fill in rest.fills), Decimal(0)))
             beyond[rest.part] = (sold if rest.over else rest.units) - sum(told[fill.id] for fill in rest.fills)
         followed = {rest.child: rest.part for rest in self._of(number) if rest.child}
         for job in book.jobs.values():
             if job.order == number and job.open and not job.submit.opens:
                 left = job.submit.quantity - job.filled
-                leaving += left
+                free -= left
                 level = followed.get(job.submit.client_id, self._level(job.submit))
                 if level is not None:
                     beyond[level] = max(0, beyond[level] - left)
-        return leaving, beyond
+        return free, beyond
 
     def _short(self, number: int) -> int:
         """How much more an order is about to sell than it holds."""
         assert self.book is not None
         if not self._of(number) or number not in self.book.homes:
             return 0
-        row = self.book.rows(number)[0][0]
-        leaving, beyond = self._claims(number)
-        return leaving + beyond.total() - int(row["entered"] - row["exited"])
+        free, beyond = self._claims(number)
+        return beyond.total() - free
 
     def _level(self, submit: Submit) -> int | None:
         """The number of the level that an exit is of; None if it is of none."""
@@ -546,7 +545,7 @@ class Rests:
         left = child.submit.quantity - child.sold
         left = left if most is None else min(left, most)
         for fill, begin in self._unclaimed(rest):
-            some = min(int(fill.amount / instrument.quantity_increment) - begin, left)
+            some = min(self._units(rest, fill.amount) - begin, left)
             if some > 0:
                 part = instrument.quantity(some)
                 fees = tuple((currency, cost * part / fill.amount) for currency, cost in fill.fees)
@@ -602,8 +601,7 @@ class Rests:
                     rest.unasked = True
             # what a level has sold beyond what was asked of it makes the order hold less
             row = book.rows(rest.order)[0][0]
-            free = int(row["entered"] - row["exited"]) - self._claims(rest.order)[0]
-            units = min(free, self._excess(rest))
+            units = min(self._claims(rest.order)[0], self._excess(rest))
             if rest.over and units > 0 and not (row["closing"] or row["cancelling"] or self._is_leaving(rest.order)):
                 quantity = book.markets[rest.symbol].instrument.quantity(units)
                 book.act(rest.order, "reduce_funds", quantity=quantity)
